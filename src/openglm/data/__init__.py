@@ -1,0 +1,1 @@
+"""Text to batches: sources, token stores, packing and blank infilling. Pure numpy, no torch."""

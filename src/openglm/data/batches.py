@@ -1,0 +1,81 @@
+"""Batches as a pure function of (seed, step): nothing to save, nothing to lose on a restart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openglm.data.blank_infilling import Example
+from openglm.data.objectives import BlankInfilling
+from openglm.data.packing import Packer
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Examples padded on the right; arrays are (B, T) int64, `context_lengths` is (B,) int64.
+
+    Padding has token, target, loss mask and positions 0 (the official collation): it comes after
+    everything else, so causal attention never sees it.
+    """
+
+    input_ids: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    loss_mask: NDArray[np.int64]
+    position_ids: NDArray[np.int64]
+    block_position_ids: NDArray[np.int64]
+    context_lengths: NDArray[np.int64]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens the network processes, padding included."""
+        return int(self.input_ids.size)
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens with a loss."""
+        return int(self.loss_mask.sum())
+
+
+ROWS = ("input_ids", "targets", "loss_mask", "position_ids", "block_position_ids")
+
+
+def collate(examples: list[Example]) -> Batch:
+    """Stacks examples of different lengths."""
+    longest = max(len(example.input_ids) for example in examples)
+    arrays = {name: np.zeros((len(examples), longest), dtype=np.int64) for name in ROWS}
+    for row, example in enumerate(examples):
+        for name in ROWS:
+            values = getattr(example, name)
+            arrays[name][row, : len(values)] = values
+    context_lengths = np.array([example.context_length for example in examples], dtype=np.int64)
+    return Batch(**arrays, context_lengths=context_lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStream:
+    """The training or validation batches of a run.
+
+    Args:
+        packer: draws packed sequences.
+        objective: makes blanks.
+        batch_size: packed sequences per batch.
+        seed: of the run; different streams of a run use different `stream` numbers.
+        stream: 0 = training, 1 = validation.
+    """
+
+    packer: Packer
+    objective: BlankInfilling
+    batch_size: int
+    seed: int
+    stream: int = 0
+
+    def __call__(self, index: int) -> Batch:
+        """Batch number `index`, always the same for the same seed and data."""
+        rng = np.random.default_rng([self.seed, self.stream, index])
+        while True:
+            sequences = [self.packer.draw(rng) for _ in range(self.batch_size)]
+            examples = self.objective.batch(sequences, rng)
+            if examples:
+                return collate(examples)

@@ -1,0 +1,94 @@
+"""The exception tree. Every error a user can cause is an `OpenGLMError` with its own exit code.
+
+    OpenGLMError                 1
+    ├── UsageError               2   wrong command line or argument
+    ├── ConfigError              3   model or run configuration
+    ├── CheckpointError          4   files of weights
+    ├── TokenizerError           5   vocabulary files, ids
+    ├── DataError                6   training text
+    ├── RequestError             7   a generation request that cannot be honoured
+    ├── TrainingStopped          8   the watchdog ended a run
+    └── VerificationError        9   recorded numbers were not reproduced
+
+Messages say what was wrong, name the value, say what is allowed and, in `hint`, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OpenGLMError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        message: what was wrong, with the offending value and what is allowed.
+        hint: what to do about it; shown on its own line by the command line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(OpenGLMError):
+    """A wrong argument or option."""
+
+    exit_code = 2
+
+
+class ConfigError(OpenGLMError):
+    """A model or run configuration that is unknown, incomplete or contradictory."""
+
+    exit_code = 3
+
+
+class CheckpointError(OpenGLMError):
+    """Weights that are missing, damaged, unsafe, or do not fit the configuration."""
+
+    exit_code = 4
+
+
+class TokenizerError(OpenGLMError):
+    """A vocabulary that is missing or damaged, or an id or token outside it."""
+
+    exit_code = 5
+
+
+class DataError(OpenGLMError):
+    """Training text that cannot be read or used."""
+
+    exit_code = 6
+
+
+class RequestError(OpenGLMError):
+    """A generation or scoring request that cannot be honoured as asked."""
+
+    exit_code = 7
+
+
+class TrainingStopped(OpenGLMError):
+    """The training watchdog stopped a run; the last good checkpoint is kept."""
+
+    exit_code = 8
+
+
+class VerificationError(OpenGLMError):
+    """Recorded numbers were not reproduced within the tolerance."""
+
+    exit_code = 9
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Returns a hint "did you mean ...? known: ..." for an unknown `name`."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    meant = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+    return f"{meant}known: {', '.join(names)}"

@@ -1,0 +1,62 @@
+"""Scaled dot-product attention: a plain reference, torch's fused kernel, and the choice.
+
+On the CPU the reference is the fast one for sizes whose score matrix fits the memory budget: two
+batched matrix products run at full bf16 speed, while torch's fused CPU kernel does not use them
+(benchmarks/README.md has the measurement). The fused kernel takes over where the (T, S) matrix
+would be large, and on GPUs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout, scaled_dot_product_attention
+
+MAX_SCORE_ELEMENTS = 1 << 26
+"""Largest B*H*T*S for which the CPU materialises scores (256 MiB in float32)."""
+
+
+def attention(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, dropout_probability: float
+) -> Tensor:
+    """softmax(q k^T / sqrt(D) + bias) v.
+
+    Args:
+        queries: (B, T, H, D).
+        keys: (B, S, H, D).
+        values: (B, S, H, D).
+        bias: (1 or B, 1, T, S) float, added to the scores; None = every key is visible.
+        dropout_probability: applied to the attention probabilities.
+
+    Returns:
+        (B, T, H, D) in the dtype of the queries.
+    """
+    queries, keys, values = (x.transpose(1, 2) for x in (queries, keys, values))  # (B, H, T, D)
+    num_scores = queries.shape[:3].numel() * keys.shape[2]
+    on_cpu = queries.device.type == "cpu"
+    kernel = reference if on_cpu and num_scores <= MAX_SCORE_ELEMENTS else fused
+    return kernel(queries, keys, values, bias, dropout_probability).transpose(1, 2)  # (B, T, H, D)
+
+
+def reference(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, dropout_probability: float
+) -> Tensor:
+    """The specification, on (B, H, T, D); the softmax is always in float32."""
+    scaled = queries * queries.shape[-1] ** -0.5
+    scores = torch.matmul(scaled, keys.transpose(2, 3)).float()  # (B, H, T, S)
+    if bias is not None:
+        scores = scores + bias
+    probabilities = torch.softmax(scores, dim=-1).to(values.dtype)
+    if dropout_probability > 0:
+        probabilities = dropout(probabilities, dropout_probability)
+    return torch.matmul(probabilities, values)  # (B, H, T, D)
+
+
+def fused(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, dropout_probability: float
+) -> Tensor:
+    """torch's kernel, on (B, H, T, D); never holds the (T, S) matrix."""
+    mask = None if bias is None else bias.to(queries.dtype)
+    return scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, dropout_p=dropout_probability
+    )

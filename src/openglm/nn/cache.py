@@ -1,0 +1,87 @@
+"""`KVCache`: keys and values of all layers for incremental decoding, allocated once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openglm.config import ModelConfig
+from openglm.errors import RequestError
+
+
+class KVCache:
+    """Preallocated keys and values of one batch.
+
+    Memory: 2 * num_layers * batch_size * max_length * hidden_size elements.
+
+    Args:
+        config: the architecture.
+        batch_size: number of rows B.
+        max_length: largest number of tokens per row, context included.
+        dtype: dtype of keys and values.
+        device: where they live.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        max_length: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (batch_size, max_length, config.num_attention_heads, config.head_dim)
+        self.keys = [
+            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)
+        ]
+        self.values = [torch.zeros_like(keys) for keys in self.keys]
+        self.batch_size = batch_size
+        self.max_length = max_length
+        self.length = 0
+
+    def layer(self, index: int) -> LayerCache:
+        """The view that layer `index` appends to."""
+        return LayerCache(self, index)
+
+    def advance(self, num_tokens: int) -> None:
+        """Counts `num_tokens` as cached, once every layer has appended them."""
+        self.length += num_tokens
+
+    def reserve(self, num_tokens: int) -> None:
+        """Checks that `num_tokens` more fit; raises `RequestError` if not."""
+        if self.length + num_tokens > self.max_length:
+            raise RequestError(
+                f"the cache holds {self.length} of at most {self.max_length} tokens and cannot "
+                f"take {num_tokens} more",
+                hint="make it with a larger max_length",
+            )
+
+    def reorder(self, rows: Tensor) -> None:
+        """Makes row i a copy of the present row `rows[i]` ((B,) int64), in every layer."""
+        for tensors in (self.keys, self.values):
+            for tensor in tensors:
+                tensor[:, : self.length] = tensor[rows, : self.length]
+
+    def expand(self, copies: int) -> None:
+        """Repeats every row `copies` times in place: row i becomes rows i*copies ... ."""
+        self.keys = [keys.repeat_interleave(copies, dim=0) for keys in self.keys]
+        self.values = [values.repeat_interleave(copies, dim=0) for values in self.values]
+        self.batch_size *= copies
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """One layer's part of a `KVCache`."""
+
+    cache: KVCache
+    index: int
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores (B, T, H, D) keys and values; returns all cached ones, (B, S, H, D)."""
+        start, end = self.cache.length, self.cache.length + keys.shape[1]
+        all_keys, all_values = self.cache.keys[self.index], self.cache.values[self.index]
+        all_keys[:, start:end] = keys
+        all_values[:, start:end] = values
+        return all_keys[:, :end], all_values[:, :end]

@@ -1,0 +1,131 @@
+"""`Tokenizer`: text to ids and back, with command tokens kept apart from text."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from openglm.errors import TokenizerError
+from openglm.tokenizers.special import SpecialTokens
+
+
+class Tokenizer(ABC):
+    """Base of all tokenizers.
+
+    Attributes:
+        kind: key of `openglm.tokenizers.special.LAYOUTS`.
+        special: the command tokens.
+        num_text_tokens: size of the text vocabulary, without appended command tokens.
+    """
+
+    kind: str
+    special: SpecialTokens
+    num_text_tokens: int
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(self.num_text_tokens, max(self.special.ids) + 1)
+
+    @abstractmethod
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of plain text; whatever it contains, no command id comes out."""
+
+    @abstractmethod
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """UTF-8 bytes of text ids; a sequence cut inside a character gives part of its bytes."""
+
+    @abstractmethod
+    def pieces(self) -> list[str]:
+        """(V,) the text of every id as it contributes to a decoded text, "" for command tokens."""
+
+    @abstractmethod
+    def files(self) -> dict[str, Path]:
+        """File name -> path of the vocabulary files."""
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Ids of `text`.
+
+        Args:
+            text: any string of Unicode scalar values.
+            special: True = command tokens written in the text become their ids, as in the
+                official code; False = they are ordinary text.
+
+        Raises:
+            TokenizerError: the text has a lone surrogate.
+        """
+        if not special:
+            return self._encode_checked(text)
+        return self.encode_with(text, {token.text for token in self.special.tokens})
+
+    def encode_with(self, text: str, allowed: set[str]) -> list[int]:
+        """Like `encode`, where only the command tokens written as in `allowed` become ids."""
+        fragments: list[str | int] = [text]
+        for token in self.special.tokens:
+            if token.text not in allowed:
+                continue
+            fragments = [
+                piece
+                for fragment in fragments
+                for piece in (
+                    _split(fragment, token.text, token.id, token.lstrip)
+                    if isinstance(fragment, str)
+                    else [fragment]
+                )
+            ]
+        ids: list[int] = []
+        for fragment in fragments:
+            if isinstance(fragment, int):
+                ids.append(fragment)
+            else:
+                ids.extend(self._encode_checked(fragment))
+        return ids
+
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        """Text of `ids`; command tokens are left out, or written out with `special`.
+
+        Raises:
+            TokenizerError: an id outside the vocabulary.
+        """
+        written = self.special.texts
+        out = b""
+        text_ids: list[int] = []
+        for token_id in ids:
+            if not 0 <= token_id < self.vocab_size:
+                raise TokenizerError(
+                    f"id {token_id} is outside the vocabulary of {self.vocab_size} tokens"
+                )
+            if token_id in written:
+                out += self.decode_bytes(text_ids)
+                text_ids = []
+                if special:
+                    out += written[token_id].encode()
+            else:
+                text_ids.append(token_id)
+        out += self.decode_bytes(text_ids)
+        return out.decode("utf-8", errors="replace")
+
+    def _encode_checked(self, text: str) -> list[int]:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TokenizerError(
+                f"the text has a lone surrogate {text[error.start]!r} at position {error.start}",
+                hint="only valid Unicode can be encoded",
+            ) from error
+        return self.encode_text(text)
+
+
+def _split(text: str, token: str, token_id: int, lstrip: bool) -> list[str | int]:
+    parts = text.split(token)
+    out: list[str | int] = []
+    for index, part in enumerate(parts):
+        is_last = index == len(parts) - 1
+        if lstrip and not is_last:
+            part = part.rstrip()
+        if part:
+            out.append(part)
+        if not is_last:
+            out.append(token_id)
+    return out

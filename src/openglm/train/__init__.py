@@ -1,0 +1,1 @@
+"""Training: one loop, resumable bit for bit, that watches itself."""

@@ -1,0 +1,108 @@
+"""Training checkpoints: safetensors and JSON, written atomically, the latest few kept.
+
+    RUN/checkpoints/step-00000500/
+        model.safetensors        float32 master weights
+        optimizer.safetensors    AdamW moments and step counts, named by parameter
+        state.json               step, tokens seen
+
+A folder gets its name only when it is complete and on disk, so `kill -9` at any moment leaves the
+previous checkpoint or the new one, never a torn one. Data order and dropout are functions of
+(seed, step) and need no saved state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from openglm.errors import CheckpointError
+
+_STEP = re.compile(r"step-(\d{8})")
+
+
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, int],
+    keep: int,
+) -> Path:
+    """Writes the checkpoint of `state["step"]` under `folder` and removes all but `keep`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{state['step']:08d}"
+    building = folder / f".building-{os.getpid()}"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    save_file(dict(model.state_dict()), building / "model.safetensors")
+    save_file(_moments(model, optimizer), building / "optimizer.safetensors")
+    (building / "state.json").write_text(json.dumps(state))
+    for path in building.iterdir():
+        _sync(path)
+    shutil.rmtree(final, ignore_errors=True)
+    os.rename(building, final)
+    _sync(folder)
+    for _, old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """All complete checkpoints as (step, path), oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(_STEP.fullmatch(path.name), path) for path in folder.iterdir()]
+    return sorted((int(match.group(1)), path) for match, path in found if match)
+
+
+def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Loads a checkpoint into `model` and `optimizer`; returns its state.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights are of another model.
+    """
+    try:
+        weights = load_file(path / "model.safetensors")
+        moments = load_file(path / "optimizer.safetensors")
+        state: dict[str, int] = json.loads((path / "state.json").read_text())
+        model.load_state_dict(weights)
+        _set_moments(model, optimizer, moments)
+    except (OSError, SafetensorError, json.JSONDecodeError, RuntimeError, KeyError) as error:
+        raise CheckpointError(
+            f"the training checkpoint {path} cannot be resumed: {error}",
+            hint="remove this folder to fall back to the one before it",
+        ) from error
+    return state
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}/{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _set_moments(
+    model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]
+) -> None:
+    for name, parameter in model.named_parameters():
+        optimizer.state[parameter] = {
+            key: moments[f"{name}/{key}"].to(parameter.device if key != "step" else "cpu")
+            for key in ("step", "exp_avg", "exp_avg_sq")
+        }
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

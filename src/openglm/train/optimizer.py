@@ -1,0 +1,32 @@
+"""AdamW with GLM's two parameter groups."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from openglm.train.config import OptimizerConfig
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Everything decays, except LayerNorm parameters and biases."""
+    decayed, plain = [], []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_plain = isinstance(module, nn.LayerNorm) or name == "bias"
+            (plain if is_plain else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """torch's fused AdamW over float32 master weights."""
+    return torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay),
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=True,
+    )
