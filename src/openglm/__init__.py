@@ -1,3 +1,36 @@
-"""openglm: run, train and serve the whole GLM family from one small package."""
+"""openglm: run, train and serve the whole GLM family from one small package.
+
+    import openglm
+    model = openglm.load("mini")
+    print(model.fill("The capital of France is [MASK].").text)
+
+Importing this module does not import torch; `load` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openglm.config import ModelConfig
+    from openglm.errors import OpenGLMError
+    from openglm.language_model import LanguageModel
+    from openglm.loading import load
 
 __version__ = "0.1.0"
+__all__ = ["LanguageModel", "ModelConfig", "OpenGLMError", "__version__", "load"]
+
+_LAZY = {
+    "LanguageModel": "openglm.language_model",
+    "ModelConfig": "openglm.config",
+    "OpenGLMError": "openglm.errors",
+    "load": "openglm.loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'openglm' has no attribute {name!r}")

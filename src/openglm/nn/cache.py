@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,13 @@ class KVCache:
         for tensors in (self.keys, self.values):
             for tensor in tensors:
                 tensor[:, : self.length] = tensor[rows, : self.length]
+
+    def copy(self) -> KVCache:
+        """A cache with the same content that grows on its own."""
+        other = copy.copy(self)
+        other.keys = [keys.clone() for keys in self.keys]
+        other.values = [values.clone() for values in self.values]
+        return other
 
     def expand(self, copies: int) -> None:
         """Repeats every row `copies` times in place: row i becomes rows i*copies ... ."""

@@ -1,0 +1,158 @@
+"""Opening one file of weights safely: safetensors, or a pickle with `weights_only=True`.
+
+Damaged, unsafe and misplaced files each get their own error. Tensors are memory-mapped where the
+format allows, so opening a file reads only its table of contents.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from openglm.errors import CheckpointError
+
+LFS_MARK = b"version https://git-lfs"
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_DTYPE_OF = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class WeightFile(Protocol):
+    """Named tensors of one file, read one at a time."""
+
+    path: Path
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of every tensor, without reading the data."""
+
+    def dtypes(self) -> dict[str, torch.dtype | str]:
+        """Name -> dtype; a string for dtypes that weights cannot have."""
+
+    def get(self, name: str) -> Tensor:
+        """One tensor, on the CPU."""
+
+
+class SafetensorsFile:
+    """A `.safetensors` file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.file = safe_open(path, framework="pt", device="cpu")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{path} ({path.stat().st_size} bytes) is not a complete safetensors file: {error}",
+                hint="download it again",
+            ) from error
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """See `WeightFile.shapes`."""
+        return {n: tuple(self.file.get_slice(n).get_shape()) for n in self.file.keys()}
+
+    def dtypes(self) -> dict[str, torch.dtype | str]:
+        """See `WeightFile.dtypes`."""
+        found = {name: self.file.get_slice(name).get_dtype() for name in self.file.keys()}
+        return {name: _DTYPE_OF.get(dtype, dtype) for name, dtype in found.items()}
+
+    def get(self, name: str) -> Tensor:
+        """See `WeightFile.get`."""
+        tensor: Tensor = self.file.get_tensor(name)
+        return tensor
+
+
+class PickleFile:
+    """A `.bin` or `.pt` file, read by torch's restricted unpickler.
+
+    Args:
+        path: the file.
+        key: the entry that holds the tensors; None = the top level.
+    """
+
+    def __init__(self, path: Path, key: str | None = None) -> None:
+        self.path = path
+        self.content = _load_pickle(path)
+        tensors: Any = self.content if key is None else self.content.get(key)
+        if not isinstance(tensors, Mapping):
+            raise CheckpointError(
+                f"{path} has no dictionary {key!r} of weights; it has "
+                f"{', '.join(map(str, self.content))}"
+            )
+        strangers = [str(n) for n, value in tensors.items() if not isinstance(value, Tensor)]
+        if strangers:
+            raise CheckpointError(
+                f"{path}: these entries are not tensors: {', '.join(strangers[:8])}"
+            )
+        self.tensors: Mapping[str, Tensor] = tensors
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """See `WeightFile.shapes`."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def dtypes(self) -> dict[str, torch.dtype | str]:
+        """See `WeightFile.dtypes`."""
+        return {
+            name: t.dtype if t.dtype in FLOAT_DTYPES else str(t.dtype)
+            for name, t in self.tensors.items()
+        }
+
+    def get(self, name: str) -> Tensor:
+        """See `WeightFile.get`."""
+        return self.tensors[name]
+
+
+def open_weights(path: Path, key: str | None = None) -> WeightFile:
+    """Opens a file of weights by its name's ending.
+
+    Args:
+        path: `.safetensors`, `.bin` or `.pt`.
+        key: for pickles, the entry that holds the tensors.
+
+    Raises:
+        CheckpointError: missing, empty, a Git LFS pointer, truncated, or a pickle that wants to
+            run code.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"the weight file {path} is missing", hint="download it again")
+    with path.open("rb") as file:
+        head = file.read(len(LFS_MARK))
+    if head == LFS_MARK:
+        raise CheckpointError(
+            f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the weights",
+            hint="fetch the file with `git lfs pull` or download it again",
+        )
+    if not head:
+        raise CheckpointError(f"{path} is empty", hint="download it again")
+    return SafetensorsFile(path) if path.suffix == ".safetensors" else PickleFile(path, key)
+
+
+def _load_pickle(path: Path) -> dict[str, Any]:
+    content: Any
+    try:
+        content = _torch_load(path)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is a pickle that wants to run code, or is damaged; it was not loaded: "
+            f"{str(error).splitlines()[0]}",
+            hint="get the checkpoint from its official source, as safetensors if there is one",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) is not a complete torch file: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            hint="download it again",
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary")
+    return content
+
+
+def _torch_load(path: Path) -> object:
+    """Memory-mapped if the file is in torch's zip format, read whole if it is older."""
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)

@@ -1,0 +1,189 @@
+"""Writing checkpoints: openglm, hf and megatron folders, each exactly invertible."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from openglm.checkpoints.maps import glm as glm_map
+from openglm.config import ModelConfig
+from openglm.errors import CheckpointError, UsageError, suggest
+from openglm.tokenizers import Tokenizer
+
+SHARD_BYTES = 4 << 30
+FORMAT_VERSION = 1
+MEGATRON_TAG = "release"
+
+
+def save_checkpoint(
+    folder: Path,
+    config: ModelConfig,
+    weights: dict[str, Tensor],
+    layout: str,
+    *,
+    tokenizer: Tokenizer | None = None,
+    num_ranks: int = 1,
+    about: dict[str, Any] | None = None,
+) -> None:
+    """Writes `weights` (our names) as a checkpoint folder, atomically.
+
+    Args:
+        folder: must not exist yet.
+        config: the architecture.
+        weights: every parameter of the network by our name.
+        layout: openglm, hf or megatron.
+        tokenizer: its files go along.
+        num_ranks: tensor-parallel degree, megatron only.
+        about: free metadata kept in an openglm folder.
+
+    Raises:
+        UsageError: unknown layout, or a degree that does not divide the network.
+        CheckpointError: the folder exists, or the layout cannot express the network.
+    """
+    if layout not in WRITERS:
+        raise UsageError(f"unknown checkpoint layout {layout!r}", hint=suggest(layout, WRITERS))
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists already", hint="name a new folder")
+    _check_degree(config, layout, num_ranks)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        os.chmod(building, 0o755)
+        WRITERS[layout](building, config, weights, num_ranks, about or {})
+        if tokenizer is not None:
+            for name, path in tokenizer.files().items():
+                shutil.copyfile(path, building / name)
+            _write_json(building / "tokenizer_config.json", _tokenizer_config(tokenizer, layout))
+        os.rename(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _write_openglm(
+    folder: Path,
+    config: ModelConfig,
+    weights: dict[str, Tensor],
+    num_ranks: int,
+    about: dict[str, Any],
+) -> None:
+    description = {
+        "format": "openglm",
+        "format_version": FORMAT_VERSION,
+        "model": config.to_dict(),
+        "about": about,
+    }
+    _write_json(folder / "config.json", description)
+    _write_shards(folder, iter(weights.items()))
+
+
+def _write_hf(
+    folder: Path,
+    config: ModelConfig,
+    weights: dict[str, Tensor],
+    num_ranks: int,
+    about: dict[str, Any],
+) -> None:
+    dtype = next(iter(weights.values())).dtype
+    values = glm_map.config_to_hf(config) | {"torch_dtype": str(dtype).removeprefix("torch.")}
+    _write_json(folder / "config.json", values)
+    _write_shards(folder, _foreign(config, weights, 0, 1))
+
+
+def _write_megatron(
+    folder: Path,
+    config: ModelConfig,
+    weights: dict[str, Tensor],
+    num_ranks: int,
+    about: dict[str, Any],
+) -> None:
+    # The sidecar makes the head count and the GELU variant part of the checkpoint.
+    _write_json(folder / "config.json", glm_map.config_to_hf(config))
+    for tracker in ("latest", "latest_checkpointed_iteration.txt"):
+        (folder / tracker).write_text(MEGATRON_TAG, encoding="utf-8")
+    (folder / MEGATRON_TAG).mkdir()
+    for rank in range(num_ranks):
+        content = {
+            "module": dict(_foreign(config, weights, rank, num_ranks)),
+            "mp_world_size": num_ranks,
+            "iteration": 0,
+        }
+        torch.save(content, folder / MEGATRON_TAG / f"mp_rank_{rank:02d}_model_states.pt")
+
+
+WRITERS: dict[str, Callable[..., None]] = {
+    "openglm": _write_openglm,
+    "hf": _write_hf,
+    "megatron": _write_megatron,
+}
+
+
+def _foreign(
+    config: ModelConfig, weights: dict[str, Tensor], rank: int, num_ranks: int
+) -> Iterator[tuple[str, Tensor]]:
+    for name, row in glm_map.name_map(config).expand(config.num_layers).items():
+        tensor = row.write([weights[target] for target in row.targets], rank, num_ranks)
+        yield name, tensor.clone()  # cuts are views; a saved view would carry its whole storage
+
+
+def _write_shards(folder: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
+    """Writes `model.safetensors`, or numbered shards of at most `SHARD_BYTES` with an index."""
+    shards: list[list[str]] = []
+    pending: dict[str, Tensor] = {}
+    size = 0
+
+    def flush() -> None:
+        save_file(pending, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
+        shards.append(list(pending))
+        pending.clear()
+
+    for name, tensor in tensors:
+        if pending and size + tensor.nbytes > SHARD_BYTES:
+            flush()
+            size = 0
+        pending[name] = tensor.contiguous()
+        size += tensor.nbytes
+    flush()
+    if len(shards) == 1:
+        os.rename(folder / "shard-0", folder / "model.safetensors")
+        return
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards):
+        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        os.rename(folder / f"shard-{number}", folder / file)
+        weight_map |= dict.fromkeys(names, file)
+    _write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+
+
+def _check_degree(config: ModelConfig, layout: str, num_ranks: int) -> None:
+    if num_ranks < 1 or (num_ranks > 1 and layout != "megatron"):
+        raise UsageError(
+            f"{num_ranks} tensor-parallel ranks cannot be written as {layout}",
+            hint="only megatron folders are split; the others hold the whole model",
+        )
+    for name in ("num_attention_heads", "vocab_size", "intermediate_size"):
+        if getattr(config, name) % num_ranks:
+            raise UsageError(
+                f"{name}={getattr(config, name)} cannot be split over {num_ranks} ranks"
+            )
+
+
+def _tokenizer_config(tokenizer: Tokenizer, layout: str) -> dict[str, str]:
+    from openglm.tokenizers.load import OFFICIAL_CLASSES
+
+    official = [name for name, kind in OFFICIAL_CLASSES.items() if kind == tokenizer.kind]
+    if layout == "hf" and official:
+        return {"tokenizer_class": official[0]}
+    return {"kind": tokenizer.kind}
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

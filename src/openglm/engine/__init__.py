@@ -1,0 +1,1 @@
+"""Inference: decoding with a cache, sampling, beam search, filling blanks, scoring."""

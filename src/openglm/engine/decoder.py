@@ -1,0 +1,72 @@
+"""`Decoder`: a network, a cache, and the calls that grow it: context first, then blanks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from openglm.errors import RequestError
+from openglm.model import Transformer
+from openglm.nn.cache import KVCache
+from openglm.nn.masks import MaskSpec
+
+
+class Decoder:
+    """Decodes one batch of contexts.
+
+    Args:
+        model: the network.
+        context_ids: (B, T) int64; the rows see themselves whole.
+        num_new_tokens: how many tokens per row will follow at most.
+
+    Raises:
+        RequestError: the context has more tokens than the model has positions.
+    """
+
+    def __init__(self, model: Transformer, context_ids: Tensor, num_new_tokens: int) -> None:
+        batch_size, length = context_ids.shape
+        limit = model.config.max_position_embeddings
+        if length > limit:
+            raise RequestError(
+                f"the text has {length} tokens; this model reads at most {limit}",
+                hint="shorten it",
+            )
+        weight = model.word_embeddings.weight
+        self.model = model
+        self.cache = KVCache(
+            model.config, batch_size, length + num_new_tokens, weight.dtype, weight.device
+        )
+        positions = torch.arange(length).expand(batch_size, length)
+        prefix = MaskSpec.prefix(torch.full((batch_size,), length, device=weight.device))
+        self._forward(context_ids, positions, torch.zeros_like(positions), prefix)
+
+    def feed(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
+        """Appends (B, T) tokens that see everything before them; returns logits (B, T, V)."""
+        self.cache.reserve(tokens.shape[1])
+        hidden = self._forward(tokens, position_ids, block_position_ids, MaskSpec.causal())
+        return self.model.logits(hidden).float()
+
+    def feed_blank(self, tokens: list[int], mask_position: int, block_position: int) -> Tensor:
+        """Appends T tokens of one blank to a batch of one; returns logits (T, V) float32.
+
+        Args:
+            tokens: the tokens, the first of a blank being `sop`.
+            mask_position: of the blank.
+            block_position: of the first of `tokens`; `sop` has 1.
+        """
+        blocks = torch.arange(block_position, block_position + len(tokens))[None]
+        positions = torch.full_like(blocks, mask_position)
+        return self.feed(torch.tensor([tokens]), positions, blocks)[0]
+
+    @torch.inference_mode()
+    def _forward(
+        self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor, mask: MaskSpec
+    ) -> Tensor:
+        device = self.model.word_embeddings.weight.device
+        return self.model(  # type: ignore[no-any-return]
+            tokens.to(device),
+            position_ids.to(device),
+            block_position_ids.to(device),
+            mask,
+            self.cache,
+        )

@@ -1,0 +1,150 @@
+"""`SamplingParams` and the choice of the next token from logits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openglm.errors import RequestError, suggest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How tokens are chosen. Each blank of a request is generated under the same settings.
+
+    Args:
+        temperature: 0 = greedy; else logits are divided by it.
+        top_k: keep the k most likely tokens; 0 = all.
+        top_p: keep the smallest set of tokens with at least this probability; 1 = all.
+        repetition_penalty: divide positive (multiply negative) logits of tokens generated so far
+            in this request (CTRL, Keskar et al. 2019); 1 = off.
+        no_repeat_ngram_size: never generate the same n-gram twice in a blank; 0 = off.
+        min_tokens: a blank does not end before it has so many tokens.
+        max_tokens: a blank has at most so many tokens.
+        num_beams: beam search with so many beams instead of sampling; 1 = off.
+        length_penalty: beams are ranked by sum of log p / length ** length_penalty.
+        seed: of the sampling; None = a fresh one each time.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    min_tokens: int = 0
+    max_tokens: int = 128
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.temperature >= 0, "temperature", "0 (greedy) or more"),
+            (self.top_k >= 0, "top_k", "0 (off) or more"),
+            (0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (off)"),
+            (self.repetition_penalty > 0, "repetition_penalty", "above 0; 1 is off"),
+            (self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "0 (off) or more"),
+            (self.max_tokens >= 1, "max_tokens", "at least 1"),
+            (0 <= self.min_tokens <= self.max_tokens, "min_tokens", "between 0 and max_tokens"),
+            (self.num_beams >= 1, "num_beams", "1 (off) or more"),
+        )
+        for passed, name, allowed in checks:
+            if not passed:
+                raise RequestError(f"{name}={getattr(self, name)} must be {allowed}")
+        if self.num_beams > 1 and self.temperature > 0:
+            raise RequestError(
+                f"num_beams={self.num_beams} and temperature={self.temperature} exclude each other",
+                hint="beam search is deterministic: leave out temperature, or set it to 0",
+            )
+        if self.num_beams > 1 and self.repetition_penalty != 1.0:
+            raise RequestError(
+                "repetition_penalty has no effect in beam search", hint="use no_repeat_ngram_size"
+            )
+
+    @classmethod
+    def make(cls, defaults: SamplingParams, options: dict[str, object]) -> SamplingParams:
+        """`defaults` with `options` replaced; `RequestError` for an unknown name or wrong type."""
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        for name, value in options.items():
+            if name not in known:
+                raise RequestError(f"unknown sampling option {name!r}", hint=suggest(name, known))
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number and not (name == "seed" and value is None):
+                raise RequestError(f"{name}={value!r} must be a number")
+        return dataclasses.replace(defaults, **options)  # type: ignore[arg-type]
+
+
+class Sampler:
+    """Chooses tokens one at a time for one request.
+
+    Args:
+        params: the settings.
+        end_ids: tokens that end a blank.
+        banned_ids: tokens that are never chosen (padding rows of the vocabulary).
+    """
+
+    def __init__(
+        self, params: SamplingParams, end_ids: Sequence[int], banned_ids: Sequence[int] = ()
+    ) -> None:
+        self.params = params
+        self.end_ids = list(end_ids)
+        self.banned_ids = list(banned_ids)
+        self.generator = torch.Generator()
+        self.seed = self.generator.seed() if params.seed is None else params.seed
+        self.generator.manual_seed(self.seed)
+        self.generated: list[int] = []
+
+    def choose(self, logits: Tensor, blank: Sequence[int]) -> tuple[int, float]:
+        """The next token and its log-probability under the model.
+
+        Args:
+            logits: (V,) float32.
+            blank: tokens of the present blank so far.
+        """
+        params = self.params
+        log_probabilities = torch.log_softmax(logits.float(), dim=-1)
+        scores = logits.float().cpu().clone()
+        scores[self.banned_ids] = -torch.inf
+        if params.repetition_penalty != 1.0 and self.generated:
+            seen = torch.tensor(sorted(set(self.generated)))
+            old = scores[seen]
+            penalty = params.repetition_penalty
+            scores[seen] = torch.where(old > 0, old / penalty, old * penalty)
+        scores[banned_ngrams(blank, params.no_repeat_ngram_size)] = -torch.inf
+        if len(blank) < params.min_tokens:
+            scores[self.end_ids] = -torch.inf
+        token = self._draw(scores)
+        self.generated.append(token)
+        return token, float(log_probabilities[token])
+
+    def _draw(self, scores: Tensor) -> int:
+        params = self.params
+        if params.temperature == 0:
+            return int(scores.argmax())
+        scores = scores / params.temperature
+        if params.top_k:
+            kth = scores.topk(min(params.top_k, len(scores))).values[-1]
+            scores = scores.masked_fill(scores < kth, -torch.inf)
+        probabilities = torch.softmax(scores, dim=-1)
+        if params.top_p < 1:
+            ordered, order = probabilities.sort(descending=True)
+            # The first token that crosses the threshold is kept.
+            dropped = ordered.cumsum(0) - ordered >= params.top_p
+            probabilities[order[dropped]] = 0
+        return int(torch.multinomial(probabilities, 1, generator=self.generator))
+
+
+def banned_ngrams(tokens: Sequence[int], size: int) -> list[int]:
+    """Tokens that would complete an n-gram of `size` already present in `tokens`."""
+    if size == 0 or len(tokens) < size:
+        return []
+    prefix = tuple(tokens[len(tokens) - size + 1 :])
+    return [
+        tokens[start + size - 1]
+        for start in range(len(tokens) - size + 1)
+        if tuple(tokens[start : start + size - 1]) == prefix
+    ]

@@ -1,0 +1,77 @@
+"""Scoring answers for a blank: log-probabilities of several candidates under one context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openglm.engine.decoder import Decoder
+from openglm.model import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One candidate.
+
+    Args:
+        score: sum of log p, divided by length ** length_penalty.
+        log_probabilities: of every token, the end token included.
+    """
+
+    score: float
+    log_probabilities: list[float]
+
+
+def score_choices(
+    model: Transformer,
+    context_ids: Sequence[int],
+    mask_position: int,
+    choices: Sequence[Sequence[int]],
+    sop_id: int,
+    length_penalty: float = 0.0,
+) -> list[Score]:
+    """Multi-token cloze: sum of log p of each choice's tokens at `sop t1 ... tn`.
+
+    The context is computed once and shared by the choices.
+
+    Args:
+        model: the network.
+        context_ids: (T,) the context with the mask token.
+        mask_position: index of the blank.
+        choices: token lists, each with its end token where that counts (GLM's cloze: `eop`).
+        sop_id: start-of-piece token.
+        length_penalty: the sum is divided by (number of tokens) ** length_penalty.
+    """
+    longest = max(map(len, choices))
+    decoder = Decoder(model, torch.tensor([list(context_ids)]), longest)
+    decoder.cache.expand(len(choices))
+    inputs = torch.zeros((len(choices), longest), dtype=torch.int64)
+    targets = torch.zeros_like(inputs)
+    for row, choice in enumerate(choices):
+        inputs[row, : len(choice)] = torch.tensor([sop_id, *choice[:-1]])
+        targets[row, : len(choice)] = torch.tensor(list(choice))
+    blocks = torch.arange(1, longest + 1).expand_as(inputs)
+    logits = decoder.feed(inputs, torch.full_like(inputs, mask_position), blocks)
+    log_p = torch.log_softmax(logits, dim=-1).cpu().gather(-1, targets[..., None])[..., 0]
+    scores = []
+    for row, choice in enumerate(choices):
+        tokens = log_p[row, : len(choice)]
+        total = float(tokens.sum()) / len(choice) ** length_penalty
+        scores.append(Score(total, tokens.tolist()))
+    return scores
+
+
+def verbalizer_logits(
+    model: Transformer,
+    context_ids: Sequence[int],
+    mask_position: int,
+    verbalizer_ids: Sequence[int],
+    sop_id: int,
+) -> Tensor:
+    """Single-token cloze: the raw logits of `verbalizer_ids` behind `sop`, (n,) float32."""
+    decoder = Decoder(model, torch.tensor([list(context_ids)]), 1)
+    logits = decoder.feed_blank([sop_id], mask_position, 1)[-1]
+    return logits[list(verbalizer_ids)].cpu()

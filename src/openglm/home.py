@@ -1,0 +1,46 @@
+"""Where models live: folders, the embedded `mini`, and the user folder. No torch."""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+from openglm.errors import ConfigError, suggest
+from openglm.registry import presets
+
+EMBEDDED = "mini"
+
+
+def home() -> Path:
+    """`~/.cache/openglm`, moved by `OPENGLM_HOME`; created with mode 0700."""
+    folder = Path(os.environ.get("OPENGLM_HOME") or Path.home() / ".cache" / "openglm")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def find_model(name: str) -> Path:
+    """The checkpoint folder that `name` stands for.
+
+    Args:
+        name: `mini`, a folder, or a preset or hub name that was downloaded.
+
+    Raises:
+        ConfigError: there is none; the message tells a known name from an unknown one.
+    """
+    if name == EMBEDDED:
+        return Path(str(files("openglm") / EMBEDDED))
+    if Path(name).is_dir():
+        return Path(name)
+    for key, preset in presets().items():
+        if name == key or name in preset.aliases:
+            folder = home() / "models" / key
+            if folder.is_dir():
+                return folder
+            raise ConfigError(
+                f"{name} is a known model, but its weights are not here",
+                hint=f"put the official folder at {folder}, from {preset.source}",
+            )
+    raise ConfigError(
+        f"{name!r} is neither a folder nor a known model", hint=suggest(name, [EMBEDDED, *presets()])
+    )

@@ -1,0 +1,322 @@
+"""`LanguageModel`: what `openglm.load` returns. Fill, generate, stream, score, logits.
+
+    model = openglm.load("mini")
+    model.fill("The cat sat on the [MASK].").text
+    for piece in model.stream("Once upon a time"):
+        ...
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openglm.config import ModelConfig
+from openglm.engine.fill import Filler, Step
+from openglm.engine.prompt import Prompt, blank_prompt, continuation_prompt
+from openglm.engine.sampling import SamplingParams
+from openglm.engine.score import score_choices
+from openglm.engine.text_stream import TextStream
+from openglm.errors import RequestError, TokenizerError
+from openglm.model import Transformer
+from openglm.nn.cache import KVCache
+from openglm.nn.masks import MaskSpec
+from openglm.tokenizers import Tokenizer
+
+FILL_DEFAULTS = SamplingParams()
+"""Blanks are filled greedily unless asked otherwise."""
+GENERATE_DEFAULTS = SamplingParams(temperature=0.9, top_k=40)
+"""The defaults of GLM's own generation script."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """One filled blank.
+
+    Args:
+        text: what was filled in.
+        token_ids: its tokens, without `sop` and end token.
+        log_probability: mean over its tokens under the model; NaN if it is empty.
+        finish_reason: "stop" (the model ended it) or "length" (max_tokens).
+    """
+
+    text: str
+    token_ids: list[int]
+    log_probability: float
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A text with its blanks filled, and the seed that repeats it."""
+
+    text: str
+    blanks: list[Blank]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A continuation (`text` is without the prompt), and the seed that repeats it."""
+
+    text: str
+    token_ids: list[int]
+    log_probability: float
+    finish_reason: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of streamed text and the blank that it belongs to."""
+
+    blank: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceScore:
+    """A candidate answer and its score, higher is better."""
+
+    choice: str
+    score: float
+    log_probabilities: list[float]
+
+
+class LanguageModel:
+    """A network with its tokenizer.
+
+    Attributes:
+        config: the architecture.
+        network: the torch module.
+        name: how it was asked for.
+    """
+
+    def __init__(self, network: Transformer, tokenizer: Tokenizer | None, name: str) -> None:
+        self.network = network
+        self.config: ModelConfig = network.config
+        self.name = name
+        self._tokenizer = tokenizer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; `TokenizerError` for a checkpoint folder without one."""
+        if self._tokenizer is None:
+            raise TokenizerError(
+                f"{self.name} has no tokenizer files, so text cannot be read or written",
+                hint="put its vocabulary files beside the weights, or load with tokenizer=FOLDER",
+            )
+        return self._tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether text methods work."""
+        return self._tokenizer is not None
+
+    def fill(self, text: str, **sampling: Any) -> Filled:
+        """Fills every `[MASK]`, `[sMASK]` and `[gMASK]` of `text`, left to right.
+
+        Args:
+            text: text with blanks.
+            **sampling: see `SamplingParams`; greedy by default.
+
+        Raises:
+            RequestError: no blank, too long a text, or an unknown or impossible option.
+        """
+        prompt = blank_prompt(self.tokenizer, text)
+        filler = self._filler(prompt, FILL_DEFAULTS, sampling)
+        blanks = self._collect(prompt, filler)
+        out = prompt.fragments[0]
+        for blank, fragment in zip(blanks, prompt.fragments[1:], strict=True):
+            out += blank.text + fragment
+        return Filled(out, blanks, filler.sampler.seed)
+
+    def generate(self, prompt: str, **sampling: Any) -> Completion:
+        """Continues `prompt`.
+
+        Args:
+            prompt: plain text.
+            **sampling: see `SamplingParams`; temperature 0.9 and top-k 40 by default.
+        """
+        built = continuation_prompt(self.tokenizer, prompt)
+        filler = self._filler(built, GENERATE_DEFAULTS, sampling)
+        (blank,) = self._collect(built, filler)
+        return Completion(
+            blank.text,
+            blank.token_ids,
+            blank.log_probability,
+            blank.finish_reason,
+            filler.sampler.seed,
+        )
+
+    def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
+        """Like `generate`, as pieces of text; never half a character."""
+        built = continuation_prompt(self.tokenizer, prompt)
+        for piece in self._stream(self._filler(built, GENERATE_DEFAULTS, sampling)):
+            yield piece.text
+
+    def stream_fill(self, text: str, **sampling: Any) -> Iterator[Piece]:
+        """Like `fill`, as pieces of text with the blank they belong to."""
+        prompt = blank_prompt(self.tokenizer, text)
+        yield from self._stream(self._filler(prompt, FILL_DEFAULTS, sampling))
+
+    def score(
+        self, context: str, choices: Sequence[str], length_penalty: float = 0.0
+    ) -> list[ChoiceScore]:
+        """Scores answers for the one blank of `context`: sum of log p of their tokens and `eop`.
+
+        Args:
+            context: text with exactly one blank.
+            choices: candidate answers.
+            length_penalty: the sum is divided by (number of tokens) ** length_penalty.
+        """
+        prompt = blank_prompt(self.tokenizer, context)
+        if len(prompt.mask_positions) != 1:
+            raise RequestError(f"the context has {len(prompt.mask_positions)} blanks; score needs 1")
+        if not choices:
+            raise RequestError("there are no choices to score")
+        special = self.tokenizer.special
+        ids = [[*self.tokenizer.encode(choice), special.eop_id] for choice in choices]
+        limit = self.config.max_position_embeddings
+        for choice, tokens in zip(choices, ids, strict=True):
+            if len(tokens) > limit:
+                raise RequestError(f"the choice {choice[:40]!r}... has more than {limit} tokens")
+        scores = score_choices(
+            self.network,
+            prompt.context_ids,
+            prompt.mask_positions[0],
+            ids,
+            special.sop_id,
+            length_penalty,
+        )
+        return [
+            ChoiceScore(choice, s.score, s.log_probabilities)
+            for choice, s in zip(choices, scores, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        block_position_ids: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Logits of every token, (B, T, V) float32.
+
+        What is None is what the official code takes when it is not given: positions 0, 1, 2, ...
+        (behind the cached tokens), block positions 0, and causal attention.
+
+        Args:
+            input_ids: (B, T) int64.
+            position_ids: (B, T) int64.
+            block_position_ids: (B, T) int64.
+            mask: (B, T, S) bool, True = may attend; or (B,) int, the context length: columns
+                below it are visible to all, the others causally.
+            cache: from `new_cache`; the tokens are appended to it.
+
+        Raises:
+            RequestError: an id, position or shape out of range, or a full cache.
+        """
+        ids = torch.as_tensor(input_ids)
+        if ids.dim() != 2:
+            raise RequestError(f"input_ids has shape {tuple(ids.shape)}; it must be (B, T)")
+        past = 0 if cache is None else cache.length
+        if cache is not None:
+            cache.reserve(ids.shape[1])
+        if position_ids is None:
+            position_ids = torch.arange(past, past + ids.shape[1]).expand_as(ids)
+        if block_position_ids is None:
+            block_position_ids = torch.zeros_like(ids)
+        positions = torch.as_tensor(position_ids)
+        blocks = torch.as_tensor(block_position_ids)
+        self._check_range("input_ids", ids, ids.shape, self.config.vocab_size)
+        self._check_range("position_ids", positions, ids.shape, self.config.position_rows)
+        self._check_range("block_position_ids", blocks, ids.shape, self.config.position_rows)
+        device = self.network.word_embeddings.weight.device
+        spec = _mask_spec(mask, ids.shape[0], ids.shape[1], past + ids.shape[1], device)
+        hidden = self.network(
+            ids.to(device), positions.to(device), blocks.to(device), spec, cache
+        )
+        return self.network.logits(hidden).float()
+
+    def new_cache(self, batch_size: int, max_length: int) -> KVCache:
+        """An empty cache for `logits`, of `max_length` tokens per row."""
+        weight = self.network.word_embeddings.weight
+        return KVCache(self.config, batch_size, max_length, weight.dtype, weight.device)
+
+    def _filler(
+        self, prompt: Prompt, defaults: SamplingParams, sampling: dict[str, Any]
+    ) -> Filler:
+        if "max_tokens" not in sampling:
+            fits = min(defaults.max_tokens, self.config.max_position_embeddings - 1)
+            sampling = {"max_tokens": fits} | sampling
+        params = SamplingParams.make(_beam_defaults(defaults, sampling), sampling)
+        return Filler(
+            self.network, self.tokenizer.special, prompt, params, self.tokenizer.vocab_size
+        )
+
+    def _collect(self, prompt: Prompt, filler: Filler) -> list[Blank]:
+        steps: list[list[Step]] = [[] for _ in prompt.mask_positions]
+        for step in filler.run():
+            steps[step.blank].append(step)
+        return [self._blank(events) for events in steps]
+
+    def _blank(self, events: list[Step]) -> Blank:
+        tokens = [step for step in events if step.token is not None]
+        ids = [step.token for step in tokens if step.token is not None]
+        mean = math.fsum(s.log_probability for s in tokens) / len(tokens) if tokens else math.nan
+        return Blank(self.tokenizer.decode(ids), ids, mean, events[-1].finish_reason or "stop")
+
+    def _stream(self, filler: Filler) -> Iterator[Piece]:
+        text = TextStream(self.tokenizer)
+        for step in filler.run():
+            if step.token is None:
+                piece = text.finish()
+                text = TextStream(self.tokenizer)
+            else:
+                piece = text.push(step.token)
+            if piece:
+                yield Piece(step.blank, piece)
+
+    def _check_range(self, name: str, values: Tensor, shape: torch.Size, bound: int) -> None:
+        if values.shape != shape:
+            raise RequestError(f"{name} has shape {tuple(values.shape)}, input_ids {tuple(shape)}")
+        if values.dtype not in (torch.int64, torch.int32):
+            raise RequestError(f"{name} has dtype {values.dtype}; it must be int64")
+        if values.numel() and not (0 <= int(values.min()) and int(values.max()) < bound):
+            raise RequestError(
+                f"{name} has values from {int(values.min())} to {int(values.max())}; "
+                f"this model takes 0 to {bound - 1}"
+            )
+
+
+def _beam_defaults(defaults: SamplingParams, sampling: dict[str, Any]) -> SamplingParams:
+    """Beam search is deterministic: asking for beams alone switches sampling off."""
+    return FILL_DEFAULTS if sampling.get("num_beams", 1) != 1 else defaults
+
+
+def _mask_spec(
+    mask: Tensor | None, batch: int, queries: int, keys: int, device: torch.device
+) -> MaskSpec:
+    if mask is None:
+        return MaskSpec.causal()
+    mask = torch.as_tensor(mask).to(device)
+    if mask.dtype == torch.bool:
+        if mask.shape != (batch, queries, keys):
+            raise RequestError(
+                f"mask has shape {tuple(mask.shape)}; it must be {(batch, queries, keys)}, (B, T, S)"
+            )
+        return MaskSpec.explicit(mask)
+    if mask.is_floating_point() or mask.shape != (batch,):
+        raise RequestError(
+            f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; "
+            "it must be bool (B, T, S), or int (B,) context lengths"
+        )
+    return MaskSpec.prefix(mask)

@@ -1,0 +1,65 @@
+"""`openglm.load`: a name or folder to a `LanguageModel`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from openglm.checkpoints import load_checkpoint
+from openglm.errors import UsageError
+from openglm.home import find_model
+from openglm.language_model import LanguageModel
+from openglm.tokenizers import find_tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(
+    name: str | Path = "mini",
+    dtype: str = "auto",
+    device: str = "auto",
+    tokenizer: str | Path | None = None,
+) -> LanguageModel:
+    """Loads a model.
+
+    Args:
+        name: `mini`, a checkpoint folder (recognised by its content), or a downloaded model.
+        dtype: float32, bfloat16, float16; auto = float32 on a CPU, as stored on a GPU.
+        device: cpu, cuda, cuda:N; auto = a GPU if there is one.
+        tokenizer: folder of the vocabulary, if it is not beside the weights.
+
+    Raises:
+        ConfigError: unknown name.
+        CheckpointError: see `openglm.checkpoints.load_checkpoint`.
+        UsageError: unknown dtype or device.
+    """
+    folder = find_model(str(name))
+    place = _device(device)
+    loaded = load_checkpoint(folder, _dtype(dtype, place), place)
+    found = find_tokenizer(Path(tokenizer) if tokenizer is not None else folder)
+    return LanguageModel(loaded.model, found, str(name))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}", hint="cpu, cuda, cuda:0 ...") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device={name}, but torch sees no GPU", hint="use device=cpu")
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype | None:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else None
+    if name in ("int8", "int4"):
+        raise UsageError(
+            f"dtype={name} is not available yet", hint=f"use one of {', '.join(DTYPES)}"
+        )
+    if name not in DTYPES:
+        raise UsageError(f"unknown dtype {name!r}", hint=f"one of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
