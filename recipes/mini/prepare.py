@@ -39,9 +39,7 @@ def pick_famous_poems(poetry: Path, first_words: Path, out: Path) -> int:
 
 def sample_documents(sources: list[SourceConfig]) -> Iterator[str]:
     """Yields documents of all sources in proportion to size x weight, in random order."""
-    texts = {
-        s.name: [d for row in read_rows(s, OUT, 0.0) for d in row.documents] for s in sources
-    }
+    texts = {s.name: [d for row in read_rows(s, OUT, 0.0) for d in row.documents] for s in sources}
     sizes = {s.name: s.weight * sum(map(len, texts[s.name])) for s in sources}
     total = sum(sizes.values())
     chosen: list[str] = []

@@ -4,7 +4,7 @@ Every axis is chosen once, when the network is built (`openglm.model.build`); `f
 
     axis        values                    who
     position    learned_2d                all GLM checkpoints: position + block-position tables
-                learned                   GLM trained as masked LM (`block_position_encoding: false`)
+                learned                   GLM without block positions (masked LM training)
     activation  gelu_tanh                 Megatron/DeepSpeed files of GLM (Megatron's fused GELU)
                 gelu_erf                  Hugging Face files of GLM (`transformers` GELU)
 """
@@ -30,7 +30,7 @@ AXES: dict[str, tuple[str, ...]] = {
 class ModelConfig:
     """One architecture of the GLM family.
 
-    Sizes are counts; `norm_eps` is LayerNorm's epsilon; dropouts are probabilities used in training.
+    Sizes are counts, `norm_eps` is LayerNorm's epsilon, dropouts are training probabilities.
     """
 
     vocab_size: int

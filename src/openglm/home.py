@@ -42,5 +42,6 @@ def find_model(name: str) -> Path:
                 hint=f"put the official folder at {folder}, from {preset.source}",
             )
     raise ConfigError(
-        f"{name!r} is neither a folder nor a known model", hint=suggest(name, [EMBEDDED, *presets()])
+        f"{name!r} is neither a folder nor a known model",
+        hint=suggest(name, [EMBEDDED, *presets()]),
     )

@@ -1,9 +1,9 @@
 """`LanguageModel`: what `openglm.load` returns. Fill, generate, stream, score, logits.
 
-    model = openglm.load("mini")
-    model.fill("The cat sat on the [MASK].").text
-    for piece in model.stream("Once upon a time"):
-        ...
+model = openglm.load("mini")
+model.fill("The cat sat on the [MASK].").text
+for piece in model.stream("Once upon a time"):
+    ...
 """
 
 from __future__ import annotations
@@ -177,7 +177,9 @@ class LanguageModel:
         """
         prompt = blank_prompt(self.tokenizer, context)
         if len(prompt.mask_positions) != 1:
-            raise RequestError(f"the context has {len(prompt.mask_positions)} blanks; score needs 1")
+            raise RequestError(
+                f"the context has {len(prompt.mask_positions)} blanks; score needs 1"
+            )
         if not choices:
             raise RequestError("there are no choices to score")
         special = self.tokenizer.special
@@ -241,9 +243,7 @@ class LanguageModel:
         self._check_range("block_position_ids", blocks, ids.shape, self.config.position_rows)
         device = self.network.word_embeddings.weight.device
         spec = _mask_spec(mask, ids.shape[0], ids.shape[1], past + ids.shape[1], device)
-        hidden = self.network(
-            ids.to(device), positions.to(device), blocks.to(device), spec, cache
-        )
+        hidden = self.network(ids.to(device), positions.to(device), blocks.to(device), spec, cache)
         return self.network.logits(hidden).float()
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
@@ -251,9 +251,7 @@ class LanguageModel:
         weight = self.network.word_embeddings.weight
         return KVCache(self.config, batch_size, max_length, weight.dtype, weight.device)
 
-    def _filler(
-        self, prompt: Prompt, defaults: SamplingParams, sampling: dict[str, Any]
-    ) -> Filler:
+    def _filler(self, prompt: Prompt, defaults: SamplingParams, sampling: dict[str, Any]) -> Filler:
         if "max_tokens" not in sampling:
             fits = min(defaults.max_tokens, self.config.max_position_embeddings - 1)
             sampling = {"max_tokens": fits} | sampling
@@ -290,7 +288,7 @@ class LanguageModel:
             raise RequestError(f"{name} has shape {tuple(values.shape)}, input_ids {tuple(shape)}")
         if values.dtype not in (torch.int64, torch.int32):
             raise RequestError(f"{name} has dtype {values.dtype}; it must be int64")
-        if values.numel() and not (0 <= int(values.min()) and int(values.max()) < bound):
+        if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < bound):
             raise RequestError(
                 f"{name} has values from {int(values.min())} to {int(values.max())}; "
                 f"this model takes 0 to {bound - 1}"
@@ -311,7 +309,7 @@ def _mask_spec(
     if mask.dtype == torch.bool:
         if mask.shape != (batch, queries, keys):
             raise RequestError(
-                f"mask has shape {tuple(mask.shape)}; it must be {(batch, queries, keys)}, (B, T, S)"
+                f"mask has shape {tuple(mask.shape)}; (B, T, S) is {(batch, queries, keys)} here"
             )
         return MaskSpec.explicit(mask)
     if mask.is_floating_point() or mask.shape != (batch,):

@@ -43,7 +43,8 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.file = safe_open(path, framework="pt", device="cpu")
+            self.file: Any = safe_open(path, framework="pt", device="cpu")
+            self.names: list[str] = list(self.file.keys())
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{path} ({path.stat().st_size} bytes) is not a complete safetensors file: {error}",
@@ -52,11 +53,11 @@ class SafetensorsFile:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """See `WeightFile.shapes`."""
-        return {n: tuple(self.file.get_slice(n).get_shape()) for n in self.file.keys()}
+        return {n: tuple(self.file.get_slice(n).get_shape()) for n in self.names}
 
     def dtypes(self) -> dict[str, torch.dtype | str]:
         """See `WeightFile.dtypes`."""
-        found = {name: self.file.get_slice(name).get_dtype() for name in self.file.keys()}
+        found = {name: self.file.get_slice(name).get_dtype() for name in self.names}
         return {name: _DTYPE_OF.get(dtype, dtype) for name, dtype in found.items()}
 
     def get(self, name: str) -> Tensor:

@@ -1,8 +1,8 @@
 """Recognising a checkpoint folder by its content, and finding its files.
 
-    openglm    config.json with "format": "openglm", model*.safetensors
-    hf         config.json, model*.safetensors or pytorch_model*.bin, with an index if sharded
-    megatron   latest or latest_checkpointed_iteration.txt -> TAG/mp_rank_XX_model_states.pt
+openglm    config.json with "format": "openglm", model*.safetensors
+hf         config.json, model*.safetensors or pytorch_model*.bin, with an index if sharded
+megatron   latest or latest_checkpointed_iteration.txt -> TAG/mp_rank_XX_model_states.pt
 """
 
 from __future__ import annotations
@@ -56,10 +56,11 @@ def detect(folder: Path) -> CheckpointFiles:
         return CheckpointFiles(folder, "megatron", _sidecar(folder, tag_folder), [], None, ranks)
     shards, index = _shards(folder)
     if not shards:
+        held = sorted(path.name for path in folder.iterdir())
         names = [*SINGLES, *INDEXES, *TRACKERS, "mp_rank_00_model_states.pt"]
         raise CheckpointError(
             f"{folder} is no checkpoint known here: none of {', '.join(names)} is in it",
-            hint=f"it holds: {', '.join(sorted(p.name for p in folder.iterdir())[:12]) or 'nothing'}",
+            hint=f"it holds: {', '.join(held[:12]) or 'nothing'}",
         )
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder} has weights but no {CONFIG}")

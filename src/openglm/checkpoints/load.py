@@ -80,9 +80,7 @@ def load_checkpoint(
         for name, tensor in zip(row.targets, row.read(tensors), strict=True):
             parameters.pop(name)
             _assign(model, name, tensor.to(device=device, dtype=dtype or stored))
-    return Loaded(
-        model.eval(), config, folder, files.layout, stored, files.config.get("about", {})
-    )
+    return Loaded(model.eval(), config, folder, files.layout, stored, files.config.get("about", {}))
 
 
 def _open(files: CheckpointFiles) -> list[list[WeightFile]]:
@@ -102,7 +100,9 @@ def _open(files: CheckpointFiles) -> list[list[WeightFile]]:
                     f"{_shorten(sorted(absent))}",
                     hint="index and shards are of different versions; download both again",
                 )
-    if files.layout == "hf" and all(n.startswith(glm_map.PREFIX) for s in shards for n in s.shapes()):
+    if files.layout == "hf" and all(
+        n.startswith(glm_map.PREFIX) for s in shards for n in s.shapes()
+    ):
         return [[_Unprefixed(file, glm_map.PREFIX) for file in shards]]
     return [shards]
 
@@ -179,18 +179,22 @@ def _check(
         return
     lists = [
         f"{title} ({len(names)}): {_shorten(names)}"
-        for title, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", wrong))
+        for title, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("wrong shape", wrong),
+        )
         if names
     ]
-    hint = suggest(unexpected[0], missing) if unexpected and missing else (
-        "the configuration and the weights are of different models" if wrong else ""
+    hint = (
+        suggest(unexpected[0], missing)
+        if unexpected and missing
+        else ("the configuration and the weights are of different models" if wrong else "")
     )
     raise CheckpointError(f"{folder} does not fit its configuration: " + "; ".join(lists), hint)
 
 
-def _foreign_shape(
-    row: Row, wanted: dict[str, tuple[int, ...]], num_ranks: int
-) -> tuple[int, ...]:
+def _foreign_shape(row: Row, wanted: dict[str, tuple[int, ...]], num_ranks: int) -> tuple[int, ...]:
     shape = list(wanted[row.targets[0]])
     shape[0] *= len(row.targets)
     if row.split is not None:

@@ -57,7 +57,7 @@ def save_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        os.chmod(building, 0o755)
+        os.chmod(building, 0o755)  # noqa: S103 (mkdtemp makes it private; a checkpoint is not)
         WRITERS[layout](building, config, weights, num_ranks, about or {})
         if tokenizer is not None:
             for name, path in tokenizer.files().items():

@@ -152,7 +152,10 @@ def masked_lm(tokens: Ids, spans: Ids, *, mask_id: int) -> Example:
 def span_length_weights(mean: float = 3.0, longest: int = 39) -> NDArray[np.float64]:
     """Poisson(mean) probabilities of span lengths 1 ... longest, not normalised."""
     return np.array(
-        [np.exp(-mean) * mean**length / float(factorial(length)) for length in range(1, longest + 1)]
+        [
+            np.exp(-mean) * mean**length / float(factorial(length))
+            for length in range(1, longest + 1)
+        ]
     )
 
 

@@ -73,7 +73,9 @@ class ObjectiveConfig:
             if name != "mean_span_length" and not 0.0 <= value <= 1.0:
                 raise ConfigError(f"objective.{name}={value} must be between 0 and 1")
         if self.mean_span_length <= 0:
-            raise ConfigError(f"objective.mean_span_length={self.mean_span_length} must be positive")
+            raise ConfigError(
+                f"objective.mean_span_length={self.mean_span_length} must be positive"
+            )
 
 
 class BlankInfilling:

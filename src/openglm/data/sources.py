@@ -1,8 +1,8 @@
 """Sources of training text: files of plain text or JSON lines, turned into documents.
 
-    *.txt            documents separated by blank lines
-    *.jsonl          one JSON object per line; `templates` say how its fields become text
-    *.xz, *.gz       either of them, compressed
+*.txt            documents separated by blank lines
+*.jsonl          one JSON object per line; `templates` say how its fields become text
+*.xz, *.gz       either of them, compressed
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ class TokenStore:
     def __getitem__(self, index: int) -> Ids:
         """Document `index` as (N,) int64."""
         start, end = self.offsets[index], self.offsets[index + 1]
-        return self.ids[start:end].astype(np.int64)
+        tokens: Ids = self.ids[start:end].astype(np.int64)
+        return tokens
 
     @property
     def lengths(self) -> NDArray[np.int64]:

@@ -110,9 +110,7 @@ def beam_search(
                 chosen[row * num_beams + slot] = token
                 scores[row, slot] = score
             done[row] = finished[row].is_done(float(best[row, 0]), length)
-        beams = [
-            [*beams[beam], token] for beam, token in zip(kept, chosen, strict=True)
-        ]
+        beams = [[*beams[beam], token] for beam, token in zip(kept, chosen, strict=True)]
         if all(done):
             break
         decoder.cache.reorder(torch.tensor(kept, device=decoder.cache.keys[0].device))

@@ -55,8 +55,10 @@ def reference(
 def fused(
     queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, dropout_probability: float
 ) -> Tensor:
-    """torch's kernel, on (B, H, T, D); never holds the (T, S) matrix."""
-    mask = None if bias is None else bias.to(queries.dtype)
+    """Torch's kernel, on (B, H, T, D); never holds the (T, S) matrix."""
+    # In bf16 the most negative float32 would become -inf, and a blocked row NaN.
+    lowest = torch.finfo(queries.dtype).min
+    mask = None if bias is None else bias.clamp(min=lowest).to(queries.dtype)
     return scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, dropout_p=dropout_probability
     )

@@ -1,8 +1,8 @@
 """The one configurable transformer: a stack of pre-norm blocks over token and position embeddings.
 
     ids (B, T) ── word embedding ─┐
-    positions (B, T) ─ position ──┴─ + ─ dropout ─ [norm ─ attention ─ + ─ norm ─ MLP ─ +] x L ─ norm
-                                                                     hidden states (B, T, C)
+    positions (B, T) ─ position ──┴─ + ─ dropout ─ L x [norm ─ attention ─ + ─ norm ─ MLP ─ +]
+                                      ─ norm ─ hidden states (B, T, C)
     logits = hidden · word_embedding^T                               (B, T, V), no bias
 
 What varies between checkpoints is chosen in the constructors from `ModelConfig`.

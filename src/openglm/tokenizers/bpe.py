@@ -43,7 +43,9 @@ class BytePairTokenizer(Tokenizer):
         byte_of = {character: byte for byte, character in byte_characters().items()}
         command = self.special.ids
         self.bytes_of = {
-            token_id: b"" if token_id in command else bytes(byte_of[c] for c in token if c in byte_of)
+            token_id: b""
+            if token_id in command
+            else bytes(byte_of[c] for c in token if c in byte_of)
             for token, token_id in vocabulary.items()
         }
 

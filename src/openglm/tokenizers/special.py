@@ -57,7 +57,7 @@ class SpecialTokens:
 
     @property
     def texts(self) -> dict[int, str]:
-        """id -> text; of two tokens with one id the later one names it (GLM-10B-Chinese)."""
+        """Id -> text; of two tokens with one id the later one names it (GLM-10B-Chinese)."""
         return {token.id: token.text for token in self.tokens}
 
     @property
@@ -134,7 +134,10 @@ class Layout:
         return SpecialTokens(
             tuple(
                 CommandToken(
-                    role, text, place if isinstance(place, int) else num_text_tokens + int(place), strip
+                    role,
+                    text,
+                    place if isinstance(place, int) else num_text_tokens + int(place),
+                    strip,
                 )
                 for role, text, place, strip in self.rows
             )
@@ -160,7 +163,7 @@ LAYOUTS: dict[str, Layout] = {
             ("eos", EOD, 2, False),
             ("sep", "</s>", 2, False),
             ("cls", "<s>", 0, False),
-            ("mask", "<mask>", 50264, True),
+            ("mask", "<mask>", "-1", True),
             ("unk", "<unk>", 3, False),
             ("sop", SOP, "+0", False),
             ("eop", EOP, "+1", False),

@@ -25,7 +25,10 @@ class WordPieceTokenizer(Tokenizer):
     kind = "bert"
 
     def __init__(self, path: Path) -> None:
-        from tokenizers import BertWordPieceTokenizer
+        from tokenizers import Tokenizer as Pipeline
+        from tokenizers.models import WordPiece
+        from tokenizers.normalizers import BertNormalizer
+        from tokenizers.pre_tokenizers import BertPreTokenizer
 
         if not path.is_file():
             raise TokenizerError(f"there is no tokenizer file {path}")
@@ -40,15 +43,18 @@ class WordPieceTokenizer(Tokenizer):
                     f"{path} is not BERT's uncased vocabulary: line {token.id + 1} is "
                     f"{self.tokens[token.id]!r}, not {token.text!r}"
                 )
-        # Special tokens are left out of the matcher, so that text never turns into them.
-        self.model = BertWordPieceTokenizer(
-            vocab={token: i for i, token in enumerate(self.tokens)}, lowercase=True
+        # No special tokens are added to the pipeline, so text never turns into them.
+        vocabulary = {token: i for i, token in enumerate(self.tokens)}
+        unknown = self.special.get("unk").text
+        self.pipeline = Pipeline(
+            WordPiece(vocabulary, unk_token=unknown, max_input_chars_per_word=100)
         )
-        self.model.encode_special_tokens = True
+        self.pipeline.normalizer = BertNormalizer(lowercase=True)
+        self.pipeline.pre_tokenizer = BertPreTokenizer()
 
     def encode_text(self, text: str) -> list[int]:
         """See `Tokenizer.encode_text`; white space alone gives no ids."""
-        return list(self.model.encode(text, add_special_tokens=False).ids)
+        return list(self.pipeline.encode(text, add_special_tokens=False).ids)
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """See `Tokenizer.decode_bytes`; words come out with a space before each."""

@@ -162,8 +162,6 @@ def load_run_config(path: Path, assignments: dict[str, str] | None = None) -> Ru
     folder = path.parent
     return dataclasses.replace(
         config,
-        tokenizer=dataclasses.replace(
-            config.tokenizer, path=str(folder / config.tokenizer.path)
-        ),
+        tokenizer=dataclasses.replace(config.tokenizer, path=str(folder / config.tokenizer.path)),
         data=dataclasses.replace(config.data, folder=str(folder / config.data.folder)),
     )

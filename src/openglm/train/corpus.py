@@ -79,9 +79,7 @@ def _store_name(source: SourceConfig, config: RunConfig, vocabulary: str) -> str
     return f"{source.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
-def _tokenise(
-    source: SourceConfig, config: RunConfig, tokenizer: Tokenizer, folder: Path
-) -> None:
+def _tokenise(source: SourceConfig, config: RunConfig, tokenizer: Tokenizer, folder: Path) -> None:
     rows: dict[bool, list[Row]] = {True: [], False: []}
     for row in read_rows(source, Path(config.data.folder), config.data.holdout):
         rows[row.held_out].append(row)

@@ -245,7 +245,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = torch.backends.cpu.get_cpu_capability()
-    return "AVX512" in flags and torch.cpu._is_avx512_bf16_supported()
+    return "AVX512" in flags and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def _write_run_record(path: Path, config: RunConfig, device: torch.device) -> None:

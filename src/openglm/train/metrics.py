@@ -60,9 +60,7 @@ def _tensorboard(folder: Path, first_step: int) -> Any:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(  # type: ignore[no-untyped-call]
-        str(folder), purge_step=first_step if first_step > 1 else None
-    )
+    return SummaryWriter(str(folder), purge_step=first_step if first_step > 1 else None)
 
 
 def plot_loss(folder: Path) -> Path | None:
@@ -78,10 +76,13 @@ def plot_loss(folder: Path) -> Path | None:
         return None
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for kind, style in (("train", {"alpha": 0.35, "linewidth": 0.8}), ("validation", {"marker": "o"})):
+    for kind, style in (
+        ("train", {"alpha": 0.35, "linewidth": 0.8}),
+        ("validation", {"marker": "o"}),
+    ):
         points = [(row["tokens_seen"] / 1e6, row["loss"]) for row in rows if row["kind"] == kind]
         if points:
-            axes.plot(*zip(*points, strict=True), label=kind, **style)  # type: ignore[arg-type]
+            axes.plot(*zip(*points, strict=True), label=kind, **style)
     axes.set(xlabel="tokens seen (millions)", ylabel="loss (nats per target token)")
     axes.grid(alpha=0.3)
     axes.legend()

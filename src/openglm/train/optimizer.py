@@ -10,7 +10,8 @@ from openglm.train.config import OptimizerConfig
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Everything decays, except LayerNorm parameters and biases."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             is_plain = isinstance(module, nn.LayerNorm) or name == "bias"
@@ -22,7 +23,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """torch's fused AdamW over float32 master weights."""
+    """Torch's fused AdamW over float32 master weights."""
     return torch.optim.AdamW(
         parameter_groups(model, config.weight_decay),
         lr=config.learning_rate,

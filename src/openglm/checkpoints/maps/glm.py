@@ -142,7 +142,9 @@ def config_from_shapes(
         inner = shapes["transformer.layers.0.mlp.dense_h_to_4h.weight"][0] * num_ranks
         positions = shapes["transformer.position_embeddings.weight"][0]
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"this is no GLM checkpoint: {error} is missing or misshapen") from error
+        raise CheckpointError(
+            f"this is no GLM checkpoint: {error} is missing or misshapen"
+        ) from error
     numbers = [re.match(r"transformer\.layers\.(\d+)\.", name) for name in shapes]
     has_blocks = "transformer.block_position_embeddings.weight" in shapes
     found = {
