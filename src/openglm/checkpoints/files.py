@@ -43,13 +43,14 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.file: Any = safe_open(path, framework="pt", device="cpu")
-            self.names: list[str] = list(self.file.keys())
+            file: Any = safe_open(path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{path} ({path.stat().st_size} bytes) is not a complete safetensors file: {error}",
                 hint="download it again",
             ) from error
+        self.file = file
+        self.names: list[str] = list(file.keys())
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """See `WeightFile.shapes`."""

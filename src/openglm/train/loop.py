@@ -243,7 +243,7 @@ def _autocast_dtype(config: RunConfig, device: torch.device) -> torch.dtype | No
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = torch.backends.cpu.get_cpu_capability()
     return "AVX512" in flags and bool(torch.cpu._is_avx512_bf16_supported())
 
