@@ -35,13 +35,14 @@ def load(
         UsageError: unknown dtype or device.
     """
     folder = find_model(str(name))
-    place = _device(device)
+    place = pick_device(device)
     loaded = load_checkpoint(folder, _dtype(dtype, place), place)
     found = find_tokenizer(Path(tokenizer) if tokenizer is not None else folder)
     return LanguageModel(loaded.model, found, str(name))
 
 
-def _device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """The torch device of a name; `UsageError` if it is unknown or not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -53,9 +54,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype | None:
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else None
+def parse_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a name; `UsageError` for one that is unknown or not available yet."""
     if name in ("int8", "int4"):
         raise UsageError(
             f"dtype={name} is not available yet", hint=f"use one of {', '.join(DTYPES)}"
@@ -63,3 +63,9 @@ def _dtype(name: str, device: torch.device) -> torch.dtype | None:
     if name not in DTYPES:
         raise UsageError(f"unknown dtype {name!r}", hint=f"one of auto, {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype | None:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else None
+    return parse_dtype(name)

@@ -83,6 +83,14 @@ def load_checkpoint(
     return Loaded(model.eval(), config, folder, files.layout, stored, files.config.get("about", {}))
 
 
+def describe_checkpoint(folder: Path) -> tuple[ModelConfig, str, dict[str, Any]]:
+    """Architecture, layout and `about` table of a folder; weights are opened, not read."""
+    files = detect(folder)
+    ranks = _open(files)
+    config = _config(files, _joined_shapes(ranks[0]), len(ranks))
+    return config, files.layout, files.config.get("about", {})
+
+
 def _open(files: CheckpointFiles) -> list[list[WeightFile]]:
     """Weight files by rank; Hugging Face prefixes are taken off."""
     if files.layout == "megatron":

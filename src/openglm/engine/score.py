@@ -13,6 +13,38 @@ from openglm.model import Transformer
 
 
 @dataclass(frozen=True, slots=True)
+class UnidirectionalInput:
+    """A choice laid out for left-to-right scoring; lists of T ids."""
+
+    input_ids: list[int]
+    position_ids: list[int]
+    block_position_ids: list[int]
+    context_length: int
+
+
+def unidirectional_input(
+    context_ids: Sequence[int],
+    choice_ids: Sequence[int],
+    *,
+    cls_id: int,
+    gmask_id: int,
+    sop_id: int,
+) -> UnidirectionalInput:
+    """`[CLS] [gMASK]` as context, then `sop`, text and choice as one blank.
+
+    This is how the official code turns GLM into a left-to-right model for zero-shot choices: the
+    last len(choice_ids) tokens are scored, and no end token counts.
+    """
+    blank = [sop_id, *context_ids, *choice_ids[:-1]]
+    return UnidirectionalInput(
+        input_ids=[cls_id, gmask_id, *blank],
+        position_ids=[0, 1, *(1 for _ in blank)],
+        block_position_ids=[0, 0, *range(1, len(blank) + 1)],
+        context_length=2,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """One candidate.
 

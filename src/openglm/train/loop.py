@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 import openglm
+from openglm.checkpoints import save_checkpoint
 from openglm.errors import ConfigError
 from openglm.log import logger
 from openglm.model import build, initialize
@@ -153,6 +155,20 @@ class Trainer:
             state,
             self.config.train.keep_checkpoints,
         )
+
+    def export(self) -> Path:
+        """Writes the model with its tokenizer as an openglm folder, RUN/model."""
+        folder = self.folder / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        save_checkpoint(
+            folder,
+            self.config.model,
+            {name: parameter.data for name, parameter in self.model.named_parameters()},
+            "openglm",
+            tokenizer=self.tokenizer,
+            about={"tokens_seen": self.tokens_seen, "steps": self.step},
+        )
+        return folder
 
     def validate(self) -> float:
         """Mean loss over fixed held-out batches, in nats per target token."""

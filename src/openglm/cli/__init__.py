@@ -1,0 +1,1 @@
+"""The `glm` command: one file per verb; nothing heavy is imported before a verb runs."""

@@ -1,0 +1,76 @@
+"""`glm convert`: between checkpoint layouts, exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openglm.cli import options
+from openglm.cli.language import say
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("convert", help=say("Convert between checkpoint layouts.", "转换模型文件的格式。"))(
+        convert
+    )
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help=say("New folder.", "新文件夹。"))],
+    to: Annotated[str, typer.Option(help="openglm, hf, megatron")],
+    tp: Annotated[
+        int, typer.Option(help=say("Tensor-parallel ranks (megatron).", "张量并行份数。"))
+    ] = 1,
+    dtype: Annotated[
+        str, typer.Option(help=say("auto keeps the stored one.", "auto 为保持原类型。"))
+    ] = "auto",
+    tokenizer: options.TokenizerFolder = None,
+    json: options.Json = False,
+) -> None:
+    """Converts a checkpoint; names and shapes are checked, values are copied bit for bit."""
+    from openglm.checkpoints import load_checkpoint, save_checkpoint
+    from openglm.cli.output import console, print_json
+    from openglm.home import find_model
+    from openglm.loading import parse_dtype
+    from openglm.tokenizers import find_tokenizer
+
+    folder = find_model(source)
+    loaded = load_checkpoint(folder, None if dtype == "auto" else parse_dtype(dtype))
+    weights = dict(loaded.model.named_parameters())
+    about = loaded.metadata or {"converted_from": loaded.layout}
+    save_checkpoint(
+        target,
+        loaded.config,
+        {name: parameter.data for name, parameter in weights.items()},
+        to,
+        tokenizer=find_tokenizer(Path(tokenizer) if tokenizer else folder),
+        num_ranks=tp,
+        about=about,
+    )
+    stored = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    if json:
+        print_json(
+            {
+                "source": str(folder),
+                "from": loaded.layout,
+                "target": str(target),
+                "to": to,
+                "tensor_parallel": tp,
+                "dtype": stored,
+                "parameters": loaded.config.num_parameters,
+            }
+        )
+        return
+    if to == "hf" and loaded.config.activation == "gelu_tanh":
+        console.print(
+            "[yellow]note:[/] these weights were made with the tanh GELU; the official Hugging "
+            "Face code computes the exact one, which changes logits by about 1e-3"
+        )
+    console.print(
+        f"{loaded.layout} -> {to}: {loaded.config.num_parameters:,} parameters, {stored}, "
+        f"{tp} rank(s), in {target}"
+    )

@@ -1,0 +1,125 @@
+"""`glm demo`: the guided first minute. The texts are prompts; every answer is computed now."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from openglm.cli import options
+from openglm.cli.fill import highlighted
+from openglm.cli.language import say
+
+if TYPE_CHECKING:
+    from openglm.language_model import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Prompts that show one ability."""
+
+    title: str
+    texts: tuple[str, ...]
+
+
+FILL_SCENES = (
+    Scene(
+        say("Short blanks  [MASK]", "短语填空  [MASK]"),
+        (
+            "床前明月光，疑是[MASK]。举头望明月，低头[MASK]。",
+            "I don't know [MASK] to do.",
+            "The old man sat down by the [MASK] and told the children a story.",
+            "白日依山尽，[MASK]入海流。",
+        ),
+    ),
+    Scene(
+        say("Sentence blanks  [sMASK]", "句子填空  [sMASK]"),
+        (
+            "春眠不觉晓，处处闻啼鸟。\n[sMASK]",
+            "“Where are you going?” said the fox. [sMASK] The rabbit ran away.",
+        ),
+    ),
+    Scene(
+        say("Short translations  [gMASK]", "短句翻译  [gMASK]"),
+        (
+            "English: I love you.\n中文：[gMASK]",
+            "English: It's raining.\n中文：[gMASK]",
+            "中文：我想喝水。\nEnglish:[gMASK]",
+        ),
+    ),
+)
+GENERATE_TITLE = say("Long generation", "长文续写")
+YOUR_TURN = say(
+    'Your turn:  glm fill "The [MASK] is shining."   glm generate "Once upon a time"',
+    '轮到你了：glm fill "明月几时有，[MASK]问青天。"   glm generate "从前"',
+)
+PROMPTS = ("故人西辞黄鹤楼，", "Once upon a time there was a king who")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("demo", help=say("The guided first minute.", "一分钟入门演示。"))(demo)
+
+
+def demo(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]")] = "mini",
+    json: options.Json = False,
+) -> None:
+    """Fills and continues texts in both languages, and says how fast."""
+    from openglm.cli.output import console, print_json, size
+    from openglm.loading import load
+
+    started = time.perf_counter()
+    glm = load(model)
+    seconds = time.perf_counter() - started
+    if json:
+        answers = list(_answers(glm))
+        print_json({"model": model, "results": [dataclasses.asdict(a) for a in answers]})
+        return
+    console.print(
+        f"[bold]openglm[/] · {model}: {glm.config.num_parameters / 1e6:.1f} M parameters, "
+        f"{size(glm.config.num_parameters * 4)} in float32, loaded in {seconds:.1f} s"
+    )
+    title, tokens, elapsed = "", 0, 0.0
+    for answer in _answers(glm):
+        if answer.title != title:
+            title = answer.title
+            console.print(f"\n[bold cyan]{escape(title)}[/]\n")
+        console.print(highlighted(answer.prompt, answer.blanks))
+        console.print()
+        tokens += answer.tokens
+        elapsed += answer.seconds
+    console.print(f"[dim]{tokens} tokens in {elapsed:.1f} s: {tokens / elapsed:.0f} tokens/s[/]")
+    console.print(f"[dim]{escape(YOUR_TURN)}[/]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the model wrote into one prompt."""
+
+    title: str
+    prompt: str
+    blanks: list[str]
+    tokens: int
+    seconds: float
+
+
+def _answers(glm: LanguageModel) -> Iterator[_Answer]:
+    for scene in FILL_SCENES:
+        for text in scene.texts:
+            begin = time.perf_counter()
+            blanks = glm.fill(text, max_tokens=48).blanks
+            seconds = time.perf_counter() - begin
+            tokens = sum(len(blank.token_ids) for blank in blanks)
+            yield _Answer(scene.title, text, [blank.text for blank in blanks], tokens, seconds)
+    for prompt in PROMPTS:
+        begin = time.perf_counter()
+        made = glm.generate(prompt, temperature=0.7, top_k=20, seed=7, max_tokens=120)
+        seconds = time.perf_counter() - begin
+        tokens = len(made.token_ids)
+        yield _Answer(GENERATE_TITLE, prompt + "[gMASK]", [made.text], tokens, seconds)

@@ -1,0 +1,105 @@
+"""`glm doctor`: what this machine has, and what speed to expect from it."""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.util import find_spec
+from typing import Any
+
+import typer
+from rich.markup import escape
+
+from openglm.cli import options
+from openglm.cli.language import say
+
+EXTRAS = {"train": ("tensorboard", "matplotlib"), "bench": ("transformers",)}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command(
+        "doctor",
+        help=say("Check this machine and installation.", "检查机器和安装，估计速度。"),
+    )(doctor)
+
+
+def doctor(json: options.Json = False) -> None:
+    """Prints versions, devices, kernels, measured bandwidth and expected speed."""
+    from openglm.cli.output import console, print_json
+
+    facts = examine()
+    if json:
+        print_json(facts)
+        return
+    for section, values in facts.items():
+        console.print(f"[bold]{section}[/]")
+        for name, value in values.items():
+            console.print(f"  [dim]{name}:[/] {escape(str(value))}")
+
+
+def examine() -> dict[str, dict[str, Any]]:
+    """All findings, by section."""
+    import torch
+
+    import openglm
+    from openglm.home import find_model, home
+    from openglm.kernels.attention import MAX_SCORE_ELEMENTS
+    from openglm.train.loop import has_fast_bfloat16
+
+    cpu = torch.device("cpu")
+    weights = find_model("mini") / "model.safetensors"
+    bandwidth = memory_bandwidth()
+    return {
+        "versions": {
+            "openglm": openglm.__version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("torch", "safetensors", "tokenizers")},
+        },
+        "devices": {
+            "cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+            "bf16 matrix products on the cpu": "yes" if has_fast_bfloat16(cpu) else "no",
+            "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+        },
+        "kernels": {
+            "attention on the cpu": "plain matrix products up to "
+            f"{MAX_SCORE_ELEMENTS:,} scores (faster there), torch's fused kernel beyond",
+            "attention on a gpu": "torch's fused kernel",
+        },
+        "speed": {
+            "memory bandwidth": f"{bandwidth / 1e9:.1f} GB/s (measured, read)",
+            "upper limit for mini": f"{bandwidth / (2 * weights.stat().st_size):,.0f} tokens/s "
+            "in float32, if memory were all"
+            if weights.is_file()
+            else "mini is not installed",
+        },
+        "optional parts": {
+            extra: "installed"
+            if all(find_spec(name) for name in names)
+            else f"missing: pip install 'openglm[{extra}]'"
+            for extra, names in EXTRAS.items()
+        },
+        "folders": {"home": str(home()), "mini": str(weights.parent)},
+    }
+
+
+def memory_bandwidth(num_bytes: int = 1 << 29, repeats: int = 5) -> float:
+    """Read bandwidth in bytes/s: the best of some sums over a buffer larger than any cache."""
+    import torch
+
+    buffer = torch.ones(num_bytes // 4)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        buffer.sum()
+        best = min(best, time.perf_counter() - start)
+    return num_bytes / best
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"

@@ -1,0 +1,148 @@
+"""`glm info`: the known models, or one of them in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openglm.cli import options
+from openglm.cli.language import say
+
+if TYPE_CHECKING:
+    from openglm.config import ModelConfig
+
+BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
+"""Per weight; quantization scales add about 1 % more."""
+CONTEXTS = (128, 512, 1024)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command(
+        "info", help=say("Known models, or one in detail.", "列出模型，或详细介绍一个模型。")
+    )(info)
+
+
+def info(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", show_default=False)] = None,
+    json: options.Json = False,
+) -> None:
+    """Lists all presets, or describes a preset, a folder, or mini."""
+    if model is None:
+        _list(json)
+    else:
+        _describe(model, json)
+
+
+def _list(as_json: bool) -> None:
+    from openglm.cli.output import console, print_json
+    from openglm.registry import presets
+
+    known = presets()
+    if as_json:
+        print_json({name: _facts(preset.model) | _origin(preset) for name, preset in known.items()})
+        return
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for title in ("model", "parameters", "layers", "hidden", "tokenizer", "objective"):
+        right = title in ("parameters", "layers", "hidden")
+        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    for name, preset in known.items():
+        config = preset.model
+        table.add_row(
+            name,
+            f"{preset.parameters:,}",
+            str(config.num_layers),
+            str(config.hidden_size),
+            preset.tokenizer,
+            preset.objective,
+        )
+    console.print(table)
+    console.print("\n[dim]glm info MODEL describes one; `mini` is built in.[/]")
+
+
+def _describe(name: str, as_json: bool) -> None:
+    from openglm.cli.output import console, print_json, size
+
+    config, origin = _find(name)
+    facts = _facts(config) | origin
+    if as_json:
+        print_json(facts)
+        return
+    from rich.table import Table
+
+    console.print(f"[bold]{origin.get('title', name)}[/]")
+    for line in in_words(config):
+        console.print(f"  {line}")
+    for key in ("tokenizer", "objective", "licence", "source"):
+        if key in origin:
+            console.print(f"  [dim]{key}:[/] {origin[key]}")
+    table = Table(
+        "weights", *(f"+ context {length}" for length in CONTEXTS), box=None, header_style="bold"
+    )
+    for dtype, width in BYTES.items():
+        weights = config.num_parameters * width
+        cache = max(width, 2.0)  # keys and values stay at least 16 bit wide
+        totals = [size(weights + cache_bytes(config, n, cache)) for n in CONTEXTS]
+        table.add_row(f"{dtype}  {size(weights)}", *totals)
+    console.print(table)
+
+
+def _find(name: str) -> tuple[ModelConfig, dict[str, Any]]:
+    """The architecture of a preset, or of a folder (its weights are not read)."""
+    from pathlib import Path
+
+    from openglm.home import EMBEDDED, find_model
+    from openglm.registry import preset
+
+    if name != EMBEDDED and not Path(name).is_dir():
+        found = preset(name)
+        return found.model, _origin(found)
+    from openglm.checkpoints import describe_checkpoint
+
+    config, layout, about = describe_checkpoint(find_model(name))
+    return config, {"layout": layout, **about}
+
+
+def _origin(preset: Any) -> dict[str, Any]:
+    keys = ("title", "source", "licence", "tokenizer", "objective", "task_masks", "aliases")
+    return {key: getattr(preset, key) for key in keys}
+
+
+def _facts(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "parameters": config.num_parameters,
+        "model": config.to_dict(),
+        "weight_bytes": {d: int(config.num_parameters * w) for d, w in BYTES.items()},
+        "cache_bytes_per_token": {
+            "float32": cache_bytes(config, 1, 4.0),
+            "float16": cache_bytes(config, 1, 2.0),
+        },
+    }
+
+
+def cache_bytes(config: ModelConfig, num_tokens: int, width: float) -> int:
+    """Keys and values of one sequence: 2 * layers * hidden_size per token."""
+    return int(2 * config.num_layers * config.hidden_size * num_tokens * width)
+
+
+POSITION_WORDS = {
+    "learned_2d": "two learned position tables (place in the text, place in the blank)",
+    "learned": "one learned position table",
+}
+ACTIVATION_WORDS = {"gelu_tanh": "GELU (tanh form)", "gelu_erf": "GELU (exact)"}
+
+
+def in_words(config: ModelConfig) -> list[str]:
+    """The architecture as sentences."""
+    c = config
+    return [
+        f"{c.num_parameters:,} parameters, vocabulary of {c.vocab_size:,}",
+        f"{c.num_layers} pre-norm blocks of width {c.hidden_size}: LayerNorm, "
+        f"{c.num_attention_heads} heads of {c.head_dim}, LayerNorm, "
+        f"MLP of {c.intermediate_size} with {ACTIVATION_WORDS[c.activation]}",
+        f"{POSITION_WORDS[c.position]}, {c.max_position_embeddings} positions",
+        "context bidirectional, blanks causal; output head tied to the word embedding",
+    ]

@@ -1,0 +1,244 @@
+"""Comparing a model with recorded outputs of the official code (`glm verify`).
+
+A golden is an .npz whose array names say what it holds: a full pass (`input_ids` and logits),
+cached decoding (`context_ids`, `step_tokens`), cloze scores, beam search, or an input layout. Which
+of two recorded variants applies follows from the model: `*_hf` for the exact GELU, `*_megatron` for
+the tanh one. What only the Megatron code can record (cloze, beam search) is compared under the tanh
+GELU whatever the checkpoint, since the weights are the same.
+Special token ids, where needed, come from `meta.json` beside the golden.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from openglm.engine.beam import beam_search
+from openglm.engine.decoder import Decoder
+from openglm.engine.score import score_choices, unidirectional_input, verbalizer_logits
+from openglm.errors import VerificationError
+from openglm.language_model import LanguageModel
+from openglm.model import Transformer, build
+
+VARIANTS = {"gelu_erf": "hf", "gelu_tanh": "megatron"}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One recorded array against ours."""
+
+    golden: str
+    array: str
+    max_abs_difference: float
+    passed: bool
+
+
+def compare_golden(model: LanguageModel, path: Path, atol: float) -> list[Comparison]:
+    """Compares everything comparable in one golden.
+
+    Args:
+        model: in float32.
+        path: the .npz.
+        atol: largest absolute difference that passes; token ids must be equal.
+
+    Raises:
+        VerificationError: the file is missing, damaged, or holds nothing to compare.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise VerificationError(f"{path} cannot be read as .npz: {error}") from error
+    pairs = list(_Golden(model, path, arrays).pairs())
+    if not pairs:
+        raise VerificationError(
+            f"{path} holds no recorded output that this model can be compared with",
+            hint=f"it has: {', '.join(arrays)}",
+        )
+    return [_compare(path, name, ours, recorded, atol) for name, ours, recorded in pairs]
+
+
+def _compare(
+    path: Path, name: str, ours: NDArray[Any], recorded: NDArray[Any], atol: float
+) -> Comparison:
+    if ours.shape != recorded.shape:
+        raise VerificationError(
+            f"{path}: {name} is recorded as {recorded.shape}, the model gives {ours.shape}"
+        )
+    wide = np.asarray(ours, np.float64) - np.asarray(recorded, np.float64)
+    difference = float(np.abs(wide).max(initial=0.0))
+    exact = np.issubdtype(recorded.dtype, np.integer)
+    return Comparison(path.name, name, difference, difference <= (0.0 if exact else atol))
+
+
+class _Golden:
+    """The arrays of one golden, and how to reproduce each kind."""
+
+    def __init__(self, model: LanguageModel, path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+        self.model = model
+        self.path = path
+        self.arrays = arrays
+        self.variant = VARIANTS[model.config.activation]
+
+    def pairs(self) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+        """(name, ours, recorded) for all that can be compared."""
+        kinds = {
+            f"logits_{self.variant}": self._full,
+            "step_tokens": self._decode,
+            "scores_length_penalty_0": self._cloze,
+            "verbalizer_ids": self._verbalizers,
+            "source_ids": self._beams,
+        }
+        if "targets" in self.arrays and self.arrays["input_ids"].ndim == 1:
+            yield from self._unidirectional()
+        for name, reproduce in kinds.items():
+            if name in self.arrays:
+                yield from reproduce()
+
+    @cached_property
+    def tanh_network(self) -> Transformer:
+        """The network as the Megatron code runs it; shares the weights."""
+        config = dataclasses.replace(self.model.config, activation="gelu_tanh")
+        network = build(config)
+        network.load_state_dict(self.model.network.state_dict(), assign=True)
+        return network.eval()
+
+    def tensor(self, name: str) -> Tensor:
+        """An array as int64 ids or float32."""
+        return torch.from_numpy(np.ascontiguousarray(self.arrays[name]))
+
+    def _run(self) -> Tensor:
+        positions = self.tensor("position_ids")
+        if "sep" in self.arrays:
+            mask = self.tensor("sep").reshape(-1)
+        else:
+            mask = self.tensor("attention_mask")[:, 0] == 1
+        return self.model.logits(
+            self.tensor("input_ids"), positions[:, 0], positions[:, 1], mask
+        ).cpu()
+
+    def _full(self) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+        name = f"logits_{self.variant}"
+        logits = self._run()
+        yield name, logits.numpy(), self.arrays[name]
+        losses = {f"loss_{self.variant}": 0.0, f"loss_{self.variant}_label_smoothing_0p1": 0.1}
+        for name, smoothing in losses.items():
+            if name in self.arrays:
+                scored = self.tensor("loss_mask") == 1
+                loss = cross_entropy(
+                    logits[scored], self.tensor("targets")[scored], label_smoothing=smoothing
+                )
+                yield name, loss.numpy(), self.arrays[name]
+
+    def _decode(self) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+        context = self.tensor("context_ids")
+        steps = [
+            self.tensor(name).reshape(1, -1)
+            for name in ("step_tokens", "step_position_ids", "step_block_position_ids")
+        ]
+        length, count = context.shape[1], steps[0].shape[1]
+        cache = self.model.new_cache(1, length + count)
+        logits = self.model.logits(context, mask=torch.tensor([length]), cache=cache)
+        name = f"context_logits_{self.variant}"
+        yield name, logits.cpu().numpy(), self.arrays[name]
+        rows = []
+        for step in range(count):
+            token, position, block = (values[:, step : step + 1] for values in steps)
+            rows.append(self.model.logits(token, position, block, cache=cache)[0])
+        name = f"step_logits_{self.variant}"
+        yield name, torch.cat(rows).cpu().numpy(), self.arrays[name]
+
+    def _cloze(self) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+        context, position, sop = self._cloze_context(self.tensor("input_ids")[0, 0])
+        choices = [
+            self.arrays[f"choice_{index}"].tolist()
+            for index in range(self.arrays["input_ids"].shape[1])
+        ]
+        for penalty in (0, 1):
+            name = f"scores_length_penalty_{penalty}"
+            scores = score_choices(
+                self.tanh_network, context, position, choices, sop, float(penalty)
+            )
+            yield name, np.array([[score.score for score in scores]]), self.arrays[name]
+
+    def _verbalizers(self) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+        context, position, sop = self._cloze_context(self.tensor("input_ids")[0])
+        every = list(range(self.model.config.vocab_size))
+        row = verbalizer_logits(self.tanh_network, context, position, every, sop)
+        yield "sop_position_logits", row[None].numpy(), self.arrays["sop_position_logits"]
+        chosen = row[self.tensor("verbalizer_ids")]
+        yield "scores", chosen[None].numpy(), self.arrays["scores"]
+
+    def _unidirectional(self) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+        """The layout of a recorded unidirectional choice, rebuilt from its text and answer."""
+        scored = self.arrays["loss_mask"] == 1
+        first, last = np.flatnonzero(scored)[[0, -1]]
+        ids = self.arrays["input_ids"]
+        special = _special_ids(self.path)
+        built = unidirectional_input(
+            ids[3 : first + 1].tolist(),
+            self.arrays["targets"][scored].tolist(),
+            cls_id=special["ENC"],
+            gmask_id=special["gMASK"],
+            sop_id=special["sop"],
+        )
+        length = int(last) + 1
+        yield "input_ids", np.array(built.input_ids), ids[:length]
+        rows = np.array([built.position_ids, built.block_position_ids])
+        yield "position_ids", rows, self.arrays["position_ids"][:, :length]
+        yield "sep", np.array(built.context_length), self.arrays["sep"]
+
+    def _cloze_context(self, input_ids: Tensor) -> tuple[list[int], int, int]:
+        """Context ids, position of the blank, and the `sop` id, read off a recorded input."""
+        length = int(self.arrays["sep"].reshape(-1)[0])
+        positions = self.arrays["position_ids"].reshape(-1, 2, len(input_ids))[0, 0]
+        return input_ids[:length].tolist(), int(positions[length]), int(input_ids[length])
+
+    def _beams(self) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+        special = _special_ids(self.path)
+        source = self.tensor("source_ids")
+        positions = (source == special["MASK"]).int().argmax(dim=1).tolist()
+        suffix = "_settings_beams_lp_ngram_minlen_maxsteps"
+        for tag in (name.removesuffix(suffix) for name in self.arrays if name.endswith(suffix)):
+            beams, penalty, ngram, shortest, longest = self.arrays[tag + suffix].tolist()
+            end = int(self.arrays[f"{tag}_end_token"])
+            found = beam_search(
+                Decoder(self.tanh_network, source, int(longest)),
+                positions,
+                sop_id=special["sop"],
+                end_ids=[end],
+                num_beams=int(beams),
+                max_tokens=int(longest),
+                length_penalty=penalty,
+                no_repeat_ngram_size=int(ngram),
+                min_tokens=int(shortest),
+            )
+            width = max(len(hypothesis.tokens) for hypothesis in found)
+            tokens = np.full((len(found), width), special["pad"])
+            for row, hypothesis in enumerate(found):
+                ended = [*hypothesis.tokens, end][:width]
+                tokens[row, : len(ended)] = ended
+            yield f"{tag}_tokens", tokens, self.arrays[f"{tag}_tokens"]
+            scores = np.array([hypothesis.score for hypothesis in found])
+            yield f"{tag}_scores", scores, self.arrays[f"{tag}_scores"]
+
+
+def _special_ids(golden: Path) -> dict[str, int]:
+    path = golden.parent / "meta.json"
+    if not path.is_file():
+        raise VerificationError(
+            f"{golden} needs special token ids", hint=f"they are expected in {path}"
+        )
+    ids: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))["special_token_ids"]
+    return ids
