@@ -201,7 +201,7 @@ class LanguageModel:
             for choice, s in zip(choices, scores, strict=True)
         ]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(
         self,
         input_ids: Tensor,

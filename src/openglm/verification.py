@@ -112,7 +112,7 @@ class _Golden:
         config = dataclasses.replace(self.model.config, activation="gelu_tanh")
         network = build(config)
         network.load_state_dict(self.model.network.state_dict(), assign=True)
-        return network.eval()
+        return network.requires_grad_(False).eval()
 
     def tensor(self, name: str) -> Tensor:
         """An array as int64 ids or float32."""

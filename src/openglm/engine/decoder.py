@@ -40,6 +40,7 @@ class Decoder:
         prefix = MaskSpec.prefix(torch.full((batch_size,), length, device=weight.device))
         self._forward(context_ids, positions, torch.zeros_like(positions), prefix)
 
+    @torch.no_grad()
     def feed(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
         """Appends (B, T) tokens that see everything before them; returns logits (B, T, V)."""
         self.cache.reserve(tokens.shape[1])
@@ -58,7 +59,7 @@ class Decoder:
         positions = torch.full_like(blocks, mask_position)
         return self.feed(torch.tensor([tokens]), positions, blocks)[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _forward(
         self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor, mask: MaskSpec
     ) -> Tensor:
