@@ -20,7 +20,7 @@ from openglm.config import ModelConfig
 from openglm.engine.fill import Filler, Step
 from openglm.engine.prompt import Prompt, blank_prompt, continuation_prompt
 from openglm.engine.sampling import SamplingParams
-from openglm.engine.score import score_choices
+from openglm.engine.score import score_choices, score_unidirectional
 from openglm.engine.text_stream import TextStream
 from openglm.errors import RequestError, TokenizerError
 from openglm.model import Transformer
@@ -166,7 +166,11 @@ class LanguageModel:
         yield from self._stream(self._filler(prompt, FILL_DEFAULTS, sampling))
 
     def score(
-        self, context: str, choices: Sequence[str], length_penalty: float = 0.0
+        self,
+        context: str,
+        choices: Sequence[str],
+        length_penalty: float = 0.0,
+        unidirectional: bool = False,
     ) -> list[ChoiceScore]:
         """Scores answers for the one blank of `context`: sum of log p of their tokens and `eop`.
 
@@ -174,28 +178,42 @@ class LanguageModel:
             context: text with exactly one blank.
             choices: candidate answers.
             length_penalty: the sum is divided by (number of tokens) ** length_penalty.
+            unidirectional: score the choices as left-to-right continuations of a context without
+                blanks instead; no end token counts.
+
+        Raises:
+            RequestError: no choices, an empty or too long one, or a wrong number of blanks.
         """
-        prompt = blank_prompt(self.tokenizer, context)
-        if len(prompt.mask_positions) != 1:
-            raise RequestError(
-                f"the context has {len(prompt.mask_positions)} blanks; score needs 1"
-            )
+        special = self.tokenizer.special
         if not choices:
             raise RequestError("there are no choices to score")
-        special = self.tokenizer.special
-        ids = [[*self.tokenizer.encode(choice), special.eop_id] for choice in choices]
-        limit = self.config.max_position_embeddings
-        for choice, tokens in zip(choices, ids, strict=True):
-            if len(tokens) > limit:
-                raise RequestError(f"the choice {choice[:40]!r}... has more than {limit} tokens")
-        scores = score_choices(
-            self.network,
-            prompt.context_ids,
-            prompt.mask_positions[0],
-            ids,
-            special.sop_id,
-            length_penalty,
-        )
+        ids = [self.tokenizer.encode(choice) for choice in choices]
+        if unidirectional:
+            text = self.tokenizer.encode(context)
+            self._check_choices(choices, ids, len(text) + 1)
+            scores = score_unidirectional(
+                self.network,
+                text,
+                ids,
+                cls_id=special.cls_id,
+                gmask_id=special.gmask_id,
+                sop_id=special.sop_id,
+                length_penalty=length_penalty,
+            )
+        else:
+            prompt = blank_prompt(self.tokenizer, context)
+            count = len(prompt.mask_positions)
+            if count != 1:
+                raise RequestError(f"the context has {count} blanks; score needs exactly one")
+            self._check_choices(choices, ids, 1)
+            scores = score_choices(
+                self.network,
+                prompt.context_ids,
+                prompt.mask_positions[0],
+                [[*tokens, special.eop_id] for tokens in ids],
+                special.sop_id,
+                length_penalty,
+            )
         return [
             ChoiceScore(choice, s.score, s.log_probabilities)
             for choice, s in zip(choices, scores, strict=True)
@@ -282,6 +300,18 @@ class LanguageModel:
                 piece = text.push(step.token)
             if piece:
                 yield Piece(step.blank, piece)
+
+    def _check_choices(self, choices: Sequence[str], ids: list[list[int]], others: int) -> None:
+        """A choice needs a token, and must fit the blank beside `others` more."""
+        limit = self.config.max_position_embeddings
+        for choice, tokens in zip(choices, ids, strict=True):
+            if not tokens:
+                raise RequestError(f"the choice {choice!r} has no tokens")
+            if len(tokens) + others > limit:
+                raise RequestError(
+                    f"the choice {choice[:40]!r} makes a blank of {len(tokens) + others} tokens; "
+                    f"this model has at most {limit}"
+                )
 
     def _check_range(self, name: str, values: Tensor, shape: torch.Size, bound: int) -> None:
         if values.shape != shape:

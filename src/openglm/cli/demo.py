@@ -110,16 +110,17 @@ class _Answer:
 
 
 def _answers(glm: LanguageModel) -> Iterator[_Answer]:
+    room = glm.config.max_position_embeddings - 1
     for scene in FILL_SCENES:
         for text in scene.texts:
             begin = time.perf_counter()
-            blanks = glm.fill(text, max_tokens=48).blanks
+            blanks = glm.fill(text, max_tokens=min(48, room)).blanks
             seconds = time.perf_counter() - begin
             tokens = sum(len(blank.token_ids) for blank in blanks)
             yield _Answer(scene.title, text, [blank.text for blank in blanks], tokens, seconds)
     for prompt in PROMPTS:
         begin = time.perf_counter()
-        made = glm.generate(prompt, temperature=0.7, top_k=20, seed=7, max_tokens=120)
+        made = glm.generate(prompt, temperature=0.7, top_k=20, seed=7, max_tokens=min(120, room))
         seconds = time.perf_counter() - begin
         tokens = len(made.token_ids)
         yield _Answer(GENERATE_TITLE, prompt + "[gMASK]", [made.text], tokens, seconds)

@@ -96,6 +96,41 @@ def score_choices(
     return scores
 
 
+@torch.no_grad()
+def score_unidirectional(
+    model: Transformer,
+    context_ids: Sequence[int],
+    choices: Sequence[Sequence[int]],
+    *,
+    cls_id: int,
+    gmask_id: int,
+    sop_id: int,
+    length_penalty: float = 0.0,
+) -> list[Score]:
+    """Scores each choice as the left-to-right continuation of a text without blanks.
+
+    Args:
+        model: the network.
+        context_ids: (T,) the text.
+        choices: token lists, without end tokens.
+        cls_id: first token of a document.
+        gmask_id: the long blank that everything is generated into.
+        sop_id: start-of-piece token.
+        length_penalty: the sum is divided by (number of tokens) ** length_penalty.
+    """
+    scores = []
+    for choice in choices:
+        built = unidirectional_input(
+            context_ids, choice, cls_id=cls_id, gmask_id=gmask_id, sop_id=sop_id
+        )
+        head = Decoder(model, torch.tensor([built.input_ids[:2]]), len(built.input_ids) - 2)
+        logits = head.feed_blank(built.input_ids[2:], 1, 1)[-len(choice) :]
+        log_p = torch.log_softmax(logits, dim=-1).cpu()
+        tokens = log_p.gather(-1, torch.tensor(choice)[:, None])[:, 0]
+        scores.append(Score(float(tokens.sum()) / len(choice) ** length_penalty, tokens.tolist()))
+    return scores
+
+
 def verbalizer_logits(
     model: Transformer,
     context_ids: Sequence[int],

@@ -1,0 +1,122 @@
+"""Names that users and checkpoints rely on: changing them must be a decision, not an accident."""
+
+import inspect
+import re
+
+import pytest
+
+import openglm
+from openglm.cli.main import _run
+from openglm.config import ModelConfig
+from openglm.language_model import LanguageModel
+from openglm.model import build
+
+CONFIG = ModelConfig(
+    vocab_size=10,
+    hidden_size=8,
+    num_layers=1,
+    num_attention_heads=2,
+    max_position_embeddings=4,
+    intermediate_size=32,
+)
+SAMPLING = {
+    "--temperature",
+    "--top-k",
+    "--top-p",
+    "--repetition-penalty",
+    "--no-repeat-ngram-size",
+    "--min-tokens",
+    "--max-tokens",
+    "--num-beams",
+    "--length-penalty",
+    "--seed",
+    "--tokenizer",
+    "--dtype",
+    "--device",
+    "--json",
+}
+FLAGS = {
+    "demo": {"--json"},
+    "fill": SAMPLING,
+    "generate": SAMPLING,
+    "info": {"--json"},
+    "doctor": {"--json"},
+    "verify": {"--golden", "--atol", "--device", "--json"},
+    "convert": {"--to", "--tp", "--dtype", "--tokenizer", "--json"},
+    "pretrain": {"--run", "--resume", "--print-config", "--device", "--json"},
+    "version": set(),
+}
+
+
+def test_public_names() -> None:
+    """`openglm.__all__` is the promise to users; every name in it must exist."""
+    assert openglm.__all__ == [
+        "LanguageModel",
+        "ModelConfig",
+        "OpenGLMError",
+        "__version__",
+        "load",
+    ]
+    for name in openglm.__all__:
+        assert getattr(openglm, name) is not None
+
+
+def test_public_methods_of_the_model() -> None:
+    """Methods and their parameter names are called by users' code."""
+    signatures = {
+        name: list(inspect.signature(method).parameters)[1:]
+        for name, method in inspect.getmembers(LanguageModel, inspect.isfunction)
+        if not name.startswith("_")
+    }
+    assert signatures == {
+        "fill": ["text", "sampling"],
+        "generate": ["prompt", "sampling"],
+        "logits": ["input_ids", "position_ids", "block_position_ids", "mask", "cache"],
+        "new_cache": ["batch_size", "max_length"],
+        "score": ["context", "choices", "length_penalty", "unidirectional"],
+        "stream": ["prompt", "sampling"],
+        "stream_fill": ["text", "sampling"],
+    }
+
+
+def test_state_dict_names() -> None:
+    """Our own checkpoints hold these names; renaming one would orphan every saved model."""
+    assert list(build(CONFIG).state_dict()) == [
+        "word_embeddings.weight",
+        "positions.position.weight",
+        "positions.block_position.weight",
+        "layers.0.input_norm.weight",
+        "layers.0.input_norm.bias",
+        "layers.0.attention.q_proj.weight",
+        "layers.0.attention.q_proj.bias",
+        "layers.0.attention.k_proj.weight",
+        "layers.0.attention.k_proj.bias",
+        "layers.0.attention.v_proj.weight",
+        "layers.0.attention.v_proj.bias",
+        "layers.0.attention.o_proj.weight",
+        "layers.0.attention.o_proj.bias",
+        "layers.0.post_attention_norm.weight",
+        "layers.0.post_attention_norm.bias",
+        "layers.0.mlp.up_proj.weight",
+        "layers.0.mlp.up_proj.bias",
+        "layers.0.mlp.down_proj.weight",
+        "layers.0.mlp.down_proj.bias",
+        "final_norm.weight",
+        "final_norm.bias",
+    ]
+
+
+@pytest.mark.parametrize("verb", FLAGS)
+def test_flags(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scripts use these flags; a new or lost one must be written down here."""
+    assert _run([verb, "--help"], False) == 0
+    shown = set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
+    assert shown - {"--help", "--train"} == FLAGS[verb]
+
+
+def test_every_verb_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A verb that is not in FLAGS would escape the test above."""
+    assert _run(["--help"], False) == 0
+    listed = re.findall(r"^│ ([a-z]+) ", capsys.readouterr().out, flags=re.MULTILINE)
+    assert set(listed) - {"default"} >= set(FLAGS)
+    assert set(listed) <= set(FLAGS) | {"text"}
