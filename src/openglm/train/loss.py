@@ -1,22 +1,31 @@
-"""The loss of blank infilling: cross entropy on the tokens of the blanks only."""
+"""The loss of blank infilling: cross entropy on the tokens of the blanks only.
+
+Two things make it cheap. Only tokens with a loss go through the output head. And the head is never
+applied to all of them at once: `HeadLoss` goes over a few hundred tokens at a time and turns their
+logits into gradients while they are still in the processor's cache, so that the (N, V) matrix of
+logits, by far the largest tensor of a small model, never exists.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from openglm.data.batches import Batch
-from openglm.model.transformer import Transformer
+from openglm.model import Transformer
 from openglm.nn.masks import MaskSpec
+
+CHUNK_TOKENS = 256
+"""Tokens per piece: 13 MB of float32 logits at V = 12,800, which a last-level cache holds."""
 
 
 def blank_loss(model: Transformer, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross entropy over the loss-mask tokens of a batch, as a float32 scalar.
 
-    Only those positions go through the output head: with a few percent to a half of the tokens
-    in blanks, that saves most of the head's work. Label smoothing e gives
-    (1 - e) * CE + e * mean over the vocabulary of -log p (GLM's fine-tuning loss).
+    Label smoothing e gives (1 - e) * CE + e * mean over the vocabulary of -log p (GLM's
+    fine-tuning loss).
     """
     device = model.word_embeddings.weight.device
     tensors = {
@@ -31,5 +40,62 @@ def blank_loss(model: Transformer, batch: Batch, label_smoothing: float = 0.0) -
     )  # (B, T, C)
     scored = torch.from_numpy(batch.loss_mask.astype(bool)).to(device)
     targets = torch.from_numpy(batch.targets).to(device)[scored]  # (N,)
-    logits = model.logits(hidden[scored])  # (N, V)
-    return cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    loss: Tensor = HeadLoss.apply(
+        hidden[scored], model.word_embeddings.weight, targets, label_smoothing
+    )  # type: ignore[no-untyped-call]
+    return loss
+
+
+class HeadLoss(torch.autograd.Function):
+    """mean over tokens of cross_entropy(hidden @ weight^T, targets), in pieces.
+
+    The gradients are computed in the forward pass, where the logits are at hand; backward only
+    scales them. Under autocast the products run in its dtype, the softmax always in float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, label_smoothing: float
+    ) -> Tensor:
+        """(N, C), (V, C), (N,) int64 -> scalar float32."""
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        with torch.autocast(kind, enabled=False):
+            h, w = hidden.to(dtype), weight.to(dtype)
+            wants_grad = any(ctx.needs_input_grad)
+            grad_hidden = torch.empty_like(h)
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_grad else None
+            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            for start in range(0, len(targets), CHUNK_TOKENS):
+                piece = slice(start, start + CHUNK_TOKENS)
+                logits = torch.matmul(h[piece], w.T).float()  # (n, V)
+                log_p = torch.log_softmax(logits, dim=-1)
+                wanted = targets[piece, None]
+                picked = log_p.gather(1, wanted)
+                total -= (1 - label_smoothing) * picked.sum()
+                total -= label_smoothing * log_p.mean(dim=-1).sum()
+                if grad_weight is not None:
+                    grad = log_p.exp_()  # d CE / d logits = p - target distribution
+                    grad -= label_smoothing / log_p.shape[1]
+                    grad.scatter_add_(1, wanted, torch.full_like(picked, label_smoothing - 1))
+                    grad_low = grad.to(dtype)
+                    grad_hidden[piece] = torch.matmul(grad_low, w)
+                    grad_weight += torch.matmul(grad_low.T, h[piece])
+        if grad_weight is not None:
+            ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.count = len(targets)
+        ctx.dtypes = hidden.dtype, weight.dtype
+        return total / len(targets)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Scales the gradients of the forward pass."""
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grad_outputs[0] / ctx.count
+        hidden_dtype, weight_dtype = ctx.dtypes
+        return (
+            (grad_hidden.float() * scale).to(hidden_dtype),
+            (grad_weight * scale).to(weight_dtype),
+            None,
+            None,
+        )

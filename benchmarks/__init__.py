@@ -1,0 +1,1 @@
+"""One script per claim; `python -m benchmarks` runs them all and writes benchmarks/results/."""
