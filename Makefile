@@ -17,8 +17,8 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-serve: $(VENV)/.base
-	@$(BIN)/glm serve
+serve:
+	@echo "The HTTP server and web page come with the serving milestone; see CHANGELOG.md." >&2; exit 1
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks

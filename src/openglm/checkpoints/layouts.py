@@ -126,6 +126,11 @@ def _shards(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
             if not isinstance(index, dict) or not index:
                 raise CheckpointError(f"{folder / name} has no weight_map")
             files = sorted(set(map(str, index.values())))
+            strange = [file for file in files if Path(file).name != file]
+            if strange:
+                raise CheckpointError(
+                    f"{folder / name} names {strange[0]!r}, which is no file name"
+                )
             missing = [file for file in files if not (folder / file).is_file()]
             if missing:
                 raise CheckpointError(

@@ -57,12 +57,12 @@ def save_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        os.chmod(building, 0o755)  # noqa: S103 (mkdtemp makes it private; a checkpoint is not)
         WRITERS[layout](building, config, weights, num_ranks, about or {})
         if tokenizer is not None:
             for name, path in tokenizer.files().items():
                 shutil.copyfile(path, building / name)
             _write_json(building / "tokenizer_config.json", _tokenizer_config(tokenizer, layout))
+        _make_readable(building)
         os.rename(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -161,6 +161,13 @@ def _write_shards(folder: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
         os.rename(folder / f"shard-{number}", folder / file)
         weight_map |= dict.fromkeys(names, file)
     _write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+
+
+def _make_readable(folder: Path) -> None:
+    """mkdtemp and safetensors make private files; a checkpoint is as public as its folder."""
+    os.chmod(folder, 0o755)  # noqa: S103
+    for path in folder.rglob("*"):
+        os.chmod(path, 0o755 if path.is_dir() else 0o644)
 
 
 def _check_degree(config: ModelConfig, layout: str, num_ranks: int) -> None:
