@@ -164,7 +164,7 @@ def _write_shards(folder: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
 
 
 def _make_readable(folder: Path) -> None:
-    """mkdtemp and safetensors make private files; a checkpoint is as public as its folder."""
+    """A checkpoint is as public as its folder; mkdtemp and safetensors make private files."""
     os.chmod(folder, 0o755)  # noqa: S103
     for path in folder.rglob("*"):
         os.chmod(path, 0o755 if path.is_dir() else 0o644)

@@ -17,7 +17,7 @@ class Batch:
     """Examples padded on the right; arrays are (B, T) int64, `context_lengths` is (B,) int64.
 
     Padding has token, target, loss mask and positions 0 (the official collation): it comes after
-    everything else, so causal attention never sees it.
+    everything else, so causal attention never sees it. Rows may be all padding.
     """
 
     input_ids: NDArray[np.int64]
@@ -41,16 +41,30 @@ class Batch:
 ROWS = ("input_ids", "targets", "loss_mask", "position_ids", "block_position_ids")
 
 
+ROW_MULTIPLE, LENGTH_MULTIPLE = 8, 32
+"""Shapes are rounded up to these, so that few different ones occur.
+
+Matrix kernels are compiled and cached per shape; with a new shape in every step a training run
+compiles all the time, and the cache's churn fragments its memory (dev/LOG.md has the figures).
+"""
+
+
 def collate(examples: list[Example]) -> Batch:
-    """Stacks examples of different lengths."""
-    longest = max(len(example.input_ids) for example in examples)
-    arrays = {name: np.zeros((len(examples), longest), dtype=np.int64) for name in ROWS}
+    """Stacks examples of different lengths into few different shapes."""
+    rows = _round_up(len(examples), ROW_MULTIPLE)
+    longest = _round_up(max(len(example.input_ids) for example in examples), LENGTH_MULTIPLE)
+    arrays = {name: np.zeros((rows, longest), dtype=np.int64) for name in ROWS}
+    context_lengths = np.zeros(rows, dtype=np.int64)
     for row, example in enumerate(examples):
+        context_lengths[row] = example.context_length
         for name in ROWS:
             values = getattr(example, name)
             arrays[name][row, : len(values)] = values
-    context_lengths = np.array([example.context_length for example in examples], dtype=np.int64)
     return Batch(**arrays, context_lengths=context_lengths)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from openglm.data.batches import Batch
 from openglm.model import Transformer
@@ -61,28 +62,36 @@ class HeadLoss(torch.autograd.Function):
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         with torch.autocast(kind, enabled=False):
-            h, w = hidden.to(dtype), weight.to(dtype)
+            # Whole pieces only, so that the products always have the same shape.
+            missing = -len(targets) % CHUNK_TOKENS
+            h, w = pad(hidden.to(dtype), (0, 0, 0, missing)), weight.to(dtype)
+            padded_targets = pad(targets, (0, missing))
+            real = pad(torch.ones_like(targets, dtype=torch.float32), (0, missing))[:, None]
             wants_grad = any(ctx.needs_input_grad)
             grad_hidden = torch.empty_like(h)
             grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_grad else None
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-            for start in range(0, len(targets), CHUNK_TOKENS):
+            for start in range(0, len(h), CHUNK_TOKENS):
                 piece = slice(start, start + CHUNK_TOKENS)
                 logits = torch.matmul(h[piece], w.T).float()  # (n, V)
                 log_p = torch.log_softmax(logits, dim=-1)
-                wanted = targets[piece, None]
+                wanted = padded_targets[piece, None]
                 picked = log_p.gather(1, wanted)
-                total -= (1 - label_smoothing) * picked.sum()
-                total -= label_smoothing * log_p.mean(dim=-1).sum()
+                total -= (1 - label_smoothing) * (picked * real[piece]).sum()
+                if label_smoothing:
+                    total -= (
+                        label_smoothing * (log_p.mean(dim=-1, keepdim=True) * real[piece]).sum()
+                    )
                 if grad_weight is not None:
                     grad = log_p.exp_()  # d CE / d logits = p - target distribution
-                    grad -= label_smoothing / log_p.shape[1]
+                    if label_smoothing:
+                        grad -= label_smoothing / log_p.shape[1]
                     grad.scatter_add_(1, wanted, torch.full_like(picked, label_smoothing - 1))
-                    grad_low = grad.to(dtype)
+                    grad_low = (grad * real[piece]).to(dtype)
                     grad_hidden[piece] = torch.matmul(grad_low, w)
                     grad_weight += torch.matmul(grad_low.T, h[piece])
         if grad_weight is not None:
-            ctx.save_for_backward(grad_hidden, grad_weight)
+            ctx.save_for_backward(grad_hidden[: len(targets)], grad_weight)
         ctx.count = len(targets)
         ctx.dtypes = hidden.dtype, weight.dtype
         return total / len(targets)
