@@ -1,6 +1,6 @@
 """Evaluates a trained mini on held-out text; writes recipes/mini/evaluation.json.
 
-    python recipes/mini/evaluate.py RUN_FOLDER [MODEL_FOLDER]
+    python recipes/mini/evaluate.py FIRST_RUN SECOND_RUN [MODEL_FOLDER]
 
 Bits per byte: each held-out document is predicted left to right as one long blank behind `[CLS]`
 (at most 200 tokens of it), and the code length is divided by the UTF-8 bytes of those tokens.
@@ -26,6 +26,7 @@ from openglm.engine.score import verbalizer_logits
 from openglm.nn.masks import MaskSpec
 from openglm.settings import parse, read_toml
 from openglm.train.config import RunConfig
+from openglm.train.metrics import read_metrics
 
 HERE = Path(__file__).parent
 LANGUAGES = {
@@ -87,7 +88,7 @@ def poem_hit(model: openglm.LanguageModel, poem: str) -> bool | None:
     return made.split("\n")[0] == lines[half]
 
 
-def main(run: Path, folder: Path) -> None:
+def main(runs: list[Path], folder: Path) -> None:
     """Evaluates and writes the figures."""
     config = parse(RunConfig, read_toml(HERE / "pretrain.toml"))
     model = openglm.load(folder)
@@ -117,17 +118,15 @@ def main(run: Path, folder: Path) -> None:
         for line in (HERE / "data" / "famous_poems.jsonl").read_text().splitlines()
     ]
     judged = [hit for hit in poems if hit is not None]
-    record = json.loads((run / "run.json").read_text())
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    last = [row for row in rows if row["kind"] == "validation"][-1]
+    phases = [read_metrics(run / "metrics.jsonl") for run in runs]
+    last = [row for row in phases[-1] if row["kind"] == "validation"][-1]
     result = {
-        "steps": rows[-1]["step"],
-        "tokens_seen": rows[-1]["tokens_seen"],
+        "steps": [rows[-1]["step"] for rows in phases],
+        "tokens_seen": sum(rows[-1]["tokens_seen"] for rows in phases),
         "held_out_loss_nats_per_target_token": round(last["loss"], 4),
         "languages": figures,
         "famous_poems_next_line_right": round(sum(judged) / len(judged), 3),
         "famous_poems": len(judged),
-        "torch": record["torch"],
     }
     text = json.dumps(result, indent=2, ensure_ascii=False)
     (HERE / "evaluation.json").write_text(text + "\n")
@@ -135,7 +134,7 @@ def main(run: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
-    run_folder = Path(sys.argv[1])
-    main(run_folder, Path(sys.argv[2]) if len(sys.argv) == 3 else run_folder / "model")
+    both = [Path(name) for name in sys.argv[1:3]]
+    main(both, Path(sys.argv[3]) if len(sys.argv) == 4 else both[1] / "model")

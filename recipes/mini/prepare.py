@@ -32,7 +32,9 @@ def pick_famous_poems(poetry: Path, first_words: Path, out: Path) -> int:
         for row in rows:
             text = json.loads(row)["text"]
             if any(f"\n{opening}" in text for opening in openings):
-                file.write(row)
+                start = min(text.find(f"\n{o}") for o in openings if f"\n{o}" in text) + 1
+                fields = {"text": text, "lines": text[start:]}
+                file.write(json.dumps(fields, ensure_ascii=False) + "\n")
                 count += 1
     return count
 

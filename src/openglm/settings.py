@@ -24,6 +24,29 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
+def read_toml_with_base(path: Path) -> dict[str, Any]:
+    """Like `read_toml`, for a file that may only hold what differs from another.
+
+    A top-level `extends = "other.toml"` is read first and then replaced key by key, lists whole.
+    """
+    values = read_toml(path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str) or (path.parent / base).resolve() == path.resolve():
+        raise ConfigError(f"{path}: extends={base!r} must name another file")
+    return _merge(read_toml_with_base(path.parent / base), values)
+
+
+def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in values.items():
+        below = merged.get(key)
+        both = isinstance(value, dict) and isinstance(below, dict)
+        merged[key] = _merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
 def override(values: dict[str, Any], assignments: dict[str, str]) -> dict[str, Any]:
     """A copy of `values` with dotted keys replaced, e.g. {"train.steps": "100"}.
 

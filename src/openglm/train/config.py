@@ -11,7 +11,7 @@ from openglm.config import ModelConfig
 from openglm.data.objectives import ObjectiveConfig
 from openglm.data.sources import SourceConfig
 from openglm.errors import ConfigError
-from openglm.settings import override, parse, read_toml
+from openglm.settings import override, parse, read_toml_with_base
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -59,6 +59,7 @@ class TrainConfig:
         precision: bfloat16 runs matrix products in bf16 over float32 master weights; auto takes
             it where the device has bf16 arithmetic.
         seed: of weights, data and dropout.
+        initial: checkpoint folder to start from (any layout); None = fresh weights.
         log_every, checkpoint_every, validate_every: in steps; 0 = never.
         validation_batches: batches of one validation.
         keep_checkpoints: how many of the latest are kept.
@@ -72,6 +73,7 @@ class TrainConfig:
     sequence_length: int = 256
     precision: Precision = "auto"
     seed: int = 1234
+    initial: str | None = None
     log_every: int = 10
     checkpoint_every: int = 500
     validate_every: int = 0
@@ -153,15 +155,19 @@ class RunConfig:
 def load_run_config(path: Path, assignments: dict[str, str] | None = None) -> RunConfig:
     """Reads a TOML file; relative paths in it become relative to the file's folder.
 
+    With `extends = "other.toml"` the file only holds what differs; both must be in one folder.
+
     Args:
         path: the configuration.
         assignments: dotted overrides, e.g. {"train.steps": "100"}.
     """
-    values = override(read_toml(path), assignments or {})
+    values = override(read_toml_with_base(path), assignments or {})
     config = parse(RunConfig, values)
     folder = path.parent
+    initial = config.train.initial
     return dataclasses.replace(
         config,
+        train=dataclasses.replace(config.train, initial=initial and str(folder / initial)),
         tokenizer=dataclasses.replace(config.tokenizer, path=str(folder / config.tokenizer.path)),
         data=dataclasses.replace(config.data, folder=str(folder / config.data.folder)),
     )

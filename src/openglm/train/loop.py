@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import openglm
-from openglm.checkpoints import save_checkpoint
+from openglm.checkpoints import load_checkpoint, save_checkpoint
 from openglm.errors import ConfigError
 from openglm.log import logger
 from openglm.model import build, initialize
@@ -99,10 +99,29 @@ class Trainer:
             else None
         )
         self.model = build(config.model, self.device)
-        initialize(self.model, config.train.seed)
+        self._set_initial_weights()
         self.optimizer = build_optimizer(self.model, config.optimizer)
         self.step = 0
         self.tokens_seen = 0
+
+    def _set_initial_weights(self) -> None:
+        """Fresh weights, or those of `train.initial`; its dropout probabilities do not matter."""
+        initial = self.config.train.initial
+        if initial is None:
+            initialize(self.model, self.config.train.seed)
+            return
+        loaded = load_checkpoint(Path(initial), torch.float32, self.device)
+        sizes = [
+            {k: v for k, v in config.to_dict().items() if not k.endswith("dropout")}
+            for config in (loaded.config, self.config.model)
+        ]
+        if sizes[0] != sizes[1]:
+            differing = [key for key in sizes[0] if sizes[0][key] != sizes[1][key]]
+            raise ConfigError(
+                f"train.initial={initial} is another network: {', '.join(differing)} differ",
+                hint="copy its values into [model]: glm info FOLDER --json",
+            )
+        self.model.load_state_dict(loaded.model.state_dict())
 
     def resume(self) -> bool:
         """Continues from the latest checkpoint of the folder, if there is one."""
