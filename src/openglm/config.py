@@ -12,6 +12,7 @@ Every axis is chosen once, when the network is built (`openglm.model.build`); `f
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -58,6 +59,9 @@ class ModelConfig:
         for name in ("embedding_dropout", "attention_dropout", "hidden_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be in [0, 1)")
+        for name in ("norm_eps", "initializer_range"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}={getattr(self, name)} must be finite and not negative")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size={self.hidden_size} is not divisible by "
@@ -89,6 +93,8 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """Builds a config from plain values; an unknown or missing key is a `ConfigError`."""
+        if not isinstance(values, dict):
+            raise ConfigError(f"the model config is {values!r}, not a table of sizes")
         fields = {f.name: f for f in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:

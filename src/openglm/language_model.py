@@ -101,6 +101,12 @@ class LanguageModel:
         self.network = network
         self.config: ModelConfig = network.config
         self.name = name
+        if tokenizer is not None and tokenizer.vocab_size > network.config.vocab_size:
+            raise TokenizerError(
+                f"the tokenizer has {tokenizer.vocab_size} ids, "
+                f"{name} has only {network.config.vocab_size}",
+                hint="it belongs to another model",
+            )
         self._tokenizer = tokenizer
 
     @property
@@ -249,7 +255,7 @@ class LanguageModel:
             raise RequestError(f"input_ids has shape {tuple(ids.shape)}; it must be (B, T)")
         past = 0 if cache is None else cache.length
         if cache is not None:
-            cache.reserve(ids.shape[1])
+            cache.reserve(*ids.shape)
         if position_ids is None:
             position_ids = torch.arange(past, past + ids.shape[1]).expand_as(ids)
         if block_position_ids is None:
@@ -275,7 +281,7 @@ class LanguageModel:
             sampling = {"max_tokens": fits} | sampling
         params = SamplingParams.make(_beam_defaults(defaults, sampling), sampling)
         return Filler(
-            self.network, self.tokenizer.special, prompt, params, self.tokenizer.vocab_size
+            self.network, self.tokenizer.special, prompt, params, self.tokenizer.num_text_tokens
         )
 
     def _collect(self, prompt: Prompt, filler: Filler) -> list[Blank]:
@@ -346,5 +352,10 @@ def _mask_spec(
         raise RequestError(
             f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; "
             "it must be bool (B, T, S), or int (B,) context lengths"
+        )
+    if mask.numel() and not (int(mask.min()) >= 0 and int(mask.max()) <= keys):
+        raise RequestError(
+            f"mask has values from {int(mask.min())} to {int(mask.max())}; "
+            f"a context length is from 0 to {keys} here"
         )
     return MaskSpec.prefix(mask)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import json
 import tomllib
 import types
 from pathlib import Path
@@ -52,7 +52,7 @@ def override(values: dict[str, Any], assignments: dict[str, str]) -> dict[str, A
 
     A value is read as TOML if it can be (numbers, booleans, lists), else taken as a string.
     """
-    out: dict[str, Any] = json.loads(json.dumps(values))
+    out: dict[str, Any] = copy.deepcopy(values)
     for dotted, text in assignments.items():
         *tables, key = dotted.split(".")
         table = out

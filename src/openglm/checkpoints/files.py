@@ -7,10 +7,12 @@ format allows, so opening a file reads only its table of contents.
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -19,6 +21,16 @@ from openglm.errors import CheckpointError
 
 LFS_MARK = b"version https://git-lfs"
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_GLOBAL = re.compile(r"(?:GLOBAL|Unsupported (?:class|function|operand)) ([\w.]+)")
+_RECONSTRUCT = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+NUMPY_STATE: list[Any] = [
+    (_RECONSTRUCT, "numpy.core.multiarray._reconstruct"),
+    (_RECONSTRUCT, "numpy._core.multiarray._reconstruct"),
+    np.ndarray,
+    np.dtype,
+    np.dtypes.UInt32DType,
+]
+"""What numpy's random state in official training checkpoints is made of: arrays, no code."""
 _DTYPE_OF = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -137,9 +149,14 @@ def _load_pickle(path: Path) -> dict[str, Any]:
     try:
         content = _torch_load(path)
     except pickle.UnpicklingError as error:
+        wanted = _GLOBAL.search(str(error))
+        reason = (
+            f"it wants to run code ({wanted.group(1)}), which weights do not need"
+            if wanted
+            else "it is damaged, or no pickle"
+        )
         raise CheckpointError(
-            f"{path} is a pickle that wants to run code, or is damaged; it was not loaded: "
-            f"{str(error).splitlines()[0]}",
+            f"{path} was not loaded: {reason}",
             hint="get the checkpoint from its official source, as safetensors if there is one",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
@@ -157,4 +174,5 @@ def _torch_load(path: Path) -> object:
     """Memory-mapped if the file is in torch's zip format, read whole if it is older."""
     with path.open("rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    with torch.serialization.safe_globals(NUMPY_STATE):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)

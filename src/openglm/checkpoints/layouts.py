@@ -16,10 +16,13 @@ from typing import Any
 from openglm.errors import CheckpointError
 
 CONFIG = "config.json"
+FORMAT_VERSION = 1
+"""Of openglm folders."""
 TRACKERS = ("latest_checkpointed_iteration.txt", "latest")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 SIDECARS = (CONFIG, "model_config.json", "meta.json")
+_TAG = re.compile(r"\w[\w.+-]*")
 _RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 
 
@@ -75,9 +78,9 @@ def _megatron_tag(folder: Path) -> Path | None:
         return folder
     for tracker in TRACKERS:
         if (folder / tracker).is_file():
-            tag = (folder / tracker).read_text(encoding="utf-8").strip()
+            tag = (folder / tracker).read_text(encoding="utf-8", errors="replace").strip()
             tag_folder = folder / tag
-            if not tag or tag_folder.resolve().parent != folder.resolve():
+            if not _TAG.fullmatch(tag):
                 raise CheckpointError(f"{folder / tracker} holds {tag!r}, which is no folder name")
             if not tag_folder.is_dir():
                 raise CheckpointError(

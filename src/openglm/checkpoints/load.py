@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from openglm.checkpoints.files import FLOAT_DTYPES, PickleFile, WeightFile, open_weights
-from openglm.checkpoints.layouts import CheckpointFiles, detect
+from openglm.checkpoints.layouts import FORMAT_VERSION, CheckpointFiles, detect
 from openglm.checkpoints.maps import NameMap, Row
 from openglm.checkpoints.maps import glm as glm_map
 from openglm.config import ModelConfig
@@ -45,6 +46,18 @@ class Loaded:
     metadata: dict[str, Any]
 
 
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Makes every error name the checkpoint and say what to do."""
+    try:
+        yield
+    except (CheckpointError, ConfigError) as error:
+        named = str(folder) in error.message
+        message = error.message if named else f"{folder}: {error.message}"
+        hint = error.hint or "is this the whole checkpoint, as published? download it again"
+        raise CheckpointError(message, hint) from error
+
+
 def load_checkpoint(
     folder: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> Loaded:
@@ -61,6 +74,11 @@ def load_checkpoint(
         CheckpointError: see `open_weights`, `detect`; or tensors are missing, unexpected, of a
             wrong shape or of a dtype that weights cannot have.
     """
+    with _naming(folder):
+        return _load(folder, dtype, device)
+
+
+def _load(folder: Path, dtype: torch.dtype | None, device: torch.device | str) -> Loaded:
     files = detect(folder)
     ranks = _open(files)
     shapes = [_joined_shapes(shards) for shards in ranks]
@@ -85,10 +103,11 @@ def load_checkpoint(
 
 def describe_checkpoint(folder: Path) -> tuple[ModelConfig, str, dict[str, Any]]:
     """Architecture, layout and `about` table of a folder; weights are opened, not read."""
-    files = detect(folder)
-    ranks = _open(files)
-    config = _config(files, _joined_shapes(ranks[0]), len(ranks))
-    return config, files.layout, files.config.get("about", {})
+    with _naming(folder):
+        files = detect(folder)
+        ranks = _open(files)
+        config = _config(files, _joined_shapes(ranks[0]), len(ranks))
+        return config, files.layout, files.config.get("about", {})
 
 
 def _open(files: CheckpointFiles) -> list[list[WeightFile]]:
@@ -153,14 +172,17 @@ def _joined_shapes(shards: list[WeightFile]) -> dict[str, tuple[int, ...]]:
 def _config(
     files: CheckpointFiles, shapes: dict[str, tuple[int, ...]], num_ranks: int
 ) -> ModelConfig:
-    try:
-        if files.layout == "openglm":
-            return ModelConfig.from_dict(files.config.get("model", {}))
-        if files.layout == "hf":
-            return glm_map.config_from_hf(files.config)
-        return glm_map.config_from_shapes(shapes, num_ranks, files.config)
-    except ConfigError as error:
-        raise CheckpointError(f"{files.folder}: {error.message}", hint=error.hint) from error
+    if files.layout == "openglm":
+        version = files.config.get("format_version")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"config.json has format_version={version!r}; this openglm reads {FORMAT_VERSION}",
+                hint="install a newer openglm",
+            )
+        return ModelConfig.from_dict(files.config.get("model", {}))
+    if files.layout == "hf":
+        return glm_map.config_from_hf(files.config)
+    return glm_map.config_from_shapes(shapes, num_ranks, files.config)
 
 
 def _check(

@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from openglm.checkpoints.layouts import FORMAT_VERSION
 from openglm.checkpoints.maps import glm as glm_map
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError, UsageError, suggest
+from openglm.model import build
 from openglm.tokenizers import Tokenizer
 
 SHARD_BYTES = 4 << 30
-FORMAT_VERSION = 1
 MEGATRON_TAG = "release"
 
 
@@ -54,6 +55,9 @@ def save_checkpoint(
     if folder.exists():
         raise CheckpointError(f"{folder} exists already", hint="name a new folder")
     _check_degree(config, layout, num_ranks)
+    missing = sorted(set(build(config).state_dict()) ^ set(weights))
+    if missing:
+        raise CheckpointError(f"these weights are missing or unknown: {', '.join(missing[:8])}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:

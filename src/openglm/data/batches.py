@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from openglm.data.blank_infilling import Example
 from openglm.data.objectives import BlankInfilling
 from openglm.data.packing import Packer
+from openglm.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,10 @@ def collate(examples: list[Example]) -> Batch:
     return Batch(**arrays, context_lengths=context_lengths)
 
 
+MOST_TRIES = 100
+"""Batches without any blank before the text is declared unusable."""
+
+
 def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
@@ -88,8 +93,12 @@ class BatchStream:
     def __call__(self, index: int) -> Batch:
         """Batch number `index`, always the same for the same seed and data."""
         rng = np.random.default_rng([self.seed, self.stream, index])
-        while True:
+        for _ in range(MOST_TRIES):
             sequences = [self.packer.draw(rng) for _ in range(self.batch_size)]
             examples = self.objective.batch(sequences, rng)
             if examples:
                 return collate(examples)
+        raise DataError(
+            f"{MOST_TRIES} batches in a row had no place for a blank",
+            hint="the documents are too short or have no sentence ends for [objective]",
+        )

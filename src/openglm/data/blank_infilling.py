@@ -210,10 +210,12 @@ def sample_spans(
                 return None
         else:
             end = int(np.searchsorted(cumulative, covered + int(ratio * size), side="right"))
+        while end > done and cumulative[end - 1] - covered + (end - done - 1) > size:
+            end -= 1  # only for ratios near 1: the gaps must fit, too
         if end > done:
             chosen = lengths[done:end]
             free = size - int(chosen.sum())
             draws = np.sort(rng.integers(0, free - len(chosen) + 2, len(chosen)))
             placed.append(place_spans(chosen, int(documents[document, 0]), draws))
             done = end
-    return np.concatenate(placed)
+    return np.concatenate(placed) if done == len(lengths) else None

@@ -27,6 +27,7 @@ from openglm.data.packing import document_ranges, recut
 from openglm.errors import ConfigError
 from openglm.tokenizers.special import SpecialTokens
 
+LONGEST_MEAN = 20
 SHORTEST_RECUT = 32
 """Smallest piece length of `short_sequence_probability` (official code)."""
 
@@ -72,9 +73,10 @@ class ObjectiveConfig:
             value = getattr(self, name)
             if name != "mean_span_length" and not 0.0 <= value <= 1.0:
                 raise ConfigError(f"objective.{name}={value} must be between 0 and 1")
-        if self.mean_span_length <= 0:
+        if not 0 < self.mean_span_length <= LONGEST_MEAN:
             raise ConfigError(
-                f"objective.mean_span_length={self.mean_span_length} must be positive"
+                f"objective.mean_span_length={self.mean_span_length} must be above 0 and at most "
+                f"{LONGEST_MEAN}, since spans have at most 39 tokens"
             )
 
 
@@ -132,7 +134,9 @@ class BlankInfilling:
         spans = sample_spans(lengths, documents, self.config.mask_ratio, rng)
         if spans is None:
             return None
-        hidden = rng.random(int(lengths.sum())) < self.config.hidden_input
+        hidden = None
+        if self.special.dblock_id is not None:
+            hidden = rng.random(int(lengths.sum())) < self.config.hidden_input
         return self._infill(tokens, spans, self.special.mask_id, rng, hidden)
 
     def sentence_blanks(self, tokens: Ids, rng: np.random.Generator) -> Example | None:
@@ -202,5 +206,12 @@ class BlankInfilling:
         return [
             piece
             for tokens in sequences
-            for piece in recut(tokens, length, pieces, self.sentence_ends, self.special.cls_id)
+            for piece in recut(
+                tokens,
+                length,
+                pieces,
+                self.sentence_ends,
+                self.special.cls_id,
+                self.special.eos_id,
+            )
         ]

@@ -110,13 +110,19 @@ def document_ranges(tokens: Ids, cls_id: int, eos_id: int) -> Ids:
 
 
 def recut(
-    tokens: Ids, length: int, pieces: int, sentence_ends: NDArray[np.bool_], cls_id: int
+    tokens: Ids,
+    length: int,
+    pieces: int,
+    sentence_ends: NDArray[np.bool_],
+    cls_id: int,
+    eos_id: int,
 ) -> list[Ids]:
     """Cuts a packed sequence into `pieces` short ones that end at sentence ends where possible.
 
     Each piece has at most `length` tokens and starts with `[CLS]`.
     """
-    ends = sentence_ends[tokens]
+    is_eos = tokens == eos_id
+    ends = sentence_ends[tokens] & ~np.append(is_eos[1:], False) | is_eos  # never before an eos
     cut: list[Ids] = []
     start = 0
     while len(cut) < pieces and start < len(tokens):
@@ -125,5 +131,7 @@ def recut(
         if start + len(body) < len(tokens):
             body = body[: align_end(ends[start : start + len(body)], len(body), len(body) // 2)]
         start += len(body)
+        if start < len(tokens) and is_eos[start]:
+            start += 1  # cut right before an end mark: a piece never begins with one
         cut.append(body if has_cls else np.concatenate([[cls_id], body]))
     return cut

@@ -11,7 +11,9 @@ import gzip
 import hashlib
 import json
 import lzma
+import math
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +41,10 @@ class SourceConfig:
     templates: list[str] = field(default_factory=lambda: ["{text}"])
 
     def __post_init__(self) -> None:
-        if self.weight <= 0:
-            raise DataError(f"source {self.name!r} has weight={self.weight}; it must be positive")
+        if not 0 < self.weight < math.inf:
+            raise DataError(
+                f"source {self.name!r} has weight={self.weight}; it must be positive and finite"
+            )
         if not self.templates:
             raise DataError(f"source {self.name!r} has no templates")
 
@@ -85,7 +89,7 @@ def _read_fields(path: Path) -> Iterator[dict[str, Any]]:
                 yield from _json_lines(path, file)
             else:
                 yield from ({"text": text} for text in _paragraphs(file))
-    except (UnicodeDecodeError, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}", hint="is it complete UTF-8?") from error
 
 
@@ -103,7 +107,7 @@ def _json_lines(path: Path, file: IO[str]) -> Iterator[dict[str, Any]]:
             continue
         try:
             fields = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(fields, dict):
             raise DataError(f"{path}, line {number} is not a JSON object")
@@ -123,10 +127,18 @@ def _paragraphs(file: IO[str]) -> Iterator[str]:
 
 
 def _fill(template: str, fields: dict[str, Any], where: str) -> str:
-    def value(match: re.Match[str]) -> str:
+    def field_text(match: re.Match[str]) -> str:
         name = match.group(1)
         if name not in fields:
             raise DataError(f"{where} has no field {name!r}", hint=suggest(name, fields))
-        return str(fields[name])
+        value = fields[name]
+        if not isinstance(value, str | int | float):
+            raise DataError(f"{where} has {value!r} in field {name!r}, which is not text")
+        return str(value)
 
-    return _FIELD.sub(value, template)
+    text = _FIELD.sub(field_text, template)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} has a lone surrogate, which is no Unicode text") from error
+    return text

@@ -56,7 +56,11 @@ def write_store(folder: Path, documents: Iterable[list[int]], vocab_size: int) -
         joined = np.concatenate(arrays) if arrays else np.empty(0, dtype=dtype)
         np.save(building / "ids.npy", joined)
         np.save(building / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
-        os.rename(building, folder)
+        try:
+            os.rename(building, folder)
+        except OSError:  # another run wrote the same store first
+            if not folder.is_dir():
+                raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return TokenStore(folder)

@@ -1,9 +1,10 @@
 """Beam search as GLM's sequence-to-sequence evaluation does it (deterministic candidates).
 
-Each step takes the 2 * num_beams best continuations of a row. An end token among the first
-num_beams finishes a hypothesis with score = sum of log p / max(1, length) ** length_penalty,
-where the length counts neither `sop` nor the end token; the rest go on. A row is done when its
-num_beams hypotheses are all better than the best that is still possible at the present length.
+Each step takes the best (1 + number of end tokens) * num_beams continuations of a row. An end token
+among the first num_beams finishes a hypothesis with score = sum of log p / max(1, length) **
+length_penalty, where the length counts neither `sop` nor the end token; the rest go on. A row is
+done when its num_beams hypotheses are all better than the best that is still possible at the
+present length.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def beam_search(
         for beam, tokens in enumerate(beams):
             step[beam, banned_ngrams(tokens, no_repeat_ngram_size)] = -torch.inf
         total = step.view(num_rows, num_beams, -1) + scores[..., None]  # (B, K, V)
-        best, flat = total.flatten(1).topk(2 * num_beams)
+        candidates = min((1 + len(end_ids)) * num_beams, total[0].numel())
+        best, flat = total.flatten(1).topk(candidates)
         kept = [0] * (num_rows * num_beams)
         chosen = [0] * (num_rows * num_beams)
         for row in range(num_rows):

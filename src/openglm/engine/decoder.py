@@ -43,7 +43,7 @@ class Decoder:
     @torch.no_grad()
     def feed(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
         """Appends (B, T) tokens that see everything before them; returns logits (B, T, V)."""
-        self.cache.reserve(tokens.shape[1])
+        self.cache.reserve(*tokens.shape)
         hidden = self._forward(tokens, position_ids, block_position_ids, MaskSpec.causal())
         return self.model.logits(hidden).float()
 

@@ -46,7 +46,7 @@ class Filler:
         special: its command tokens.
         prompt: the context.
         params: sampling settings.
-        num_tokens: tokens of the tokenizer; rows of the vocabulary beyond are never chosen.
+        num_text_tokens: of the tokenizer; what lies beyond is only chosen if it ends a blank.
 
     Raises:
         RequestError: the context or a blank does not fit the model's position tables.
@@ -58,7 +58,7 @@ class Filler:
         special: SpecialTokens,
         prompt: Prompt,
         params: SamplingParams,
-        num_tokens: int,
+        num_text_tokens: int,
     ) -> None:
         limit = model.config.max_position_embeddings
         if params.max_tokens >= limit:
@@ -68,8 +68,8 @@ class Filler:
         self.params = params
         self.special = special
         self.prompt = prompt
-        never = special.ids - special.end_ids
-        self.banned = sorted({*never, *range(num_tokens, model.config.vocab_size)})
+        beyond = range(num_text_tokens, model.config.vocab_size)
+        self.banned = sorted({*special.ids, *beyond} - special.end_ids)
         self.sampler = Sampler(params, sorted(special.end_ids), self.banned)
         capacity = len(prompt.mask_positions) * (params.max_tokens + 1)
         self.decoder = Decoder(model, torch.tensor([prompt.context_ids]), capacity)

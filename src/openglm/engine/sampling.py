@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         checks = (
-            (self.temperature >= 0, "temperature", "0 (greedy) or more"),
+            (0 <= self.temperature < math.inf, "temperature", "0 (greedy) or more, and finite"),
             (self.top_k >= 0, "top_k", "0 (off) or more"),
             (0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (off)"),
             (self.repetition_penalty > 0, "repetition_penalty", "above 0; 1 is off"),
@@ -51,19 +52,21 @@ class SamplingParams:
             (self.max_tokens >= 1, "max_tokens", "at least 1"),
             (0 <= self.min_tokens <= self.max_tokens, "min_tokens", "between 0 and max_tokens"),
             (self.num_beams >= 1, "num_beams", "1 (off) or more"),
+            (math.isfinite(self.length_penalty), "length_penalty", "finite"),
+            (self.seed is None or 0 <= self.seed < 2**63, "seed", "from 0 to 2**63 - 1"),
         )
         for passed, name, allowed in checks:
             if not passed:
                 raise RequestError(f"{name}={getattr(self, name)} must be {allowed}")
-        if self.num_beams > 1 and self.temperature > 0:
-            raise RequestError(
-                f"num_beams={self.num_beams} and temperature={self.temperature} exclude each other",
-                hint="beam search is deterministic: leave out temperature, or set it to 0",
-            )
-        if self.num_beams > 1 and self.repetition_penalty != 1.0:
-            raise RequestError(
-                "repetition_penalty has no effect in beam search", hint="use no_repeat_ngram_size"
-            )
+        if self.num_beams > 1:
+            off = {"temperature": 0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+            for name, value in off.items():
+                if getattr(self, name) != value:
+                    raise RequestError(
+                        f"num_beams={self.num_beams} and {name}={getattr(self, name)} exclude each "
+                        "other: beam search does not sample",
+                        hint=f"leave out {name}, or set it to {value}",
+                    )
 
     @classmethod
     def make(cls, defaults: SamplingParams, options: dict[str, object]) -> SamplingParams:
@@ -72,9 +75,12 @@ class SamplingParams:
         for name, value in options.items():
             if name not in known:
                 raise RequestError(f"unknown sampling option {name!r}", hint=suggest(name, known))
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number and not (name == "seed" and value is None):
-                raise RequestError(f"{name}={value!r} must be a number")
+            whole = "int" in str(known[name].type)
+            is_number = isinstance(value, int) or (not whole and isinstance(value, float))
+            if (not is_number or isinstance(value, bool)) and not (
+                name == "seed" and value is None
+            ):
+                raise RequestError(f"{name}={value!r} must be a {'whole ' * whole}number")
         return dataclasses.replace(defaults, **options)  # type: ignore[arg-type]
 
 
@@ -118,14 +124,16 @@ class Sampler:
         if len(blank) < params.min_tokens:
             scores[self.end_ids] = -torch.inf
         token = self._draw(scores)
-        self.generated.append(token)
+        if token not in self.end_ids:
+            self.generated.append(token)
         return token, float(log_probabilities[token])
 
     def _draw(self, scores: Tensor) -> int:
         params = self.params
         if params.temperature == 0:
             return int(scores.argmax())
-        scores = scores / params.temperature
+        # Differences to the best score cannot overflow, whatever the temperature.
+        scores = (scores - scores.max()) / params.temperature
         if params.top_k:
             kth = scores.topk(min(params.top_k, len(scores))).values[-1]
             scores = scores.masked_fill(scores < kth, -torch.inf)

@@ -50,8 +50,13 @@ class KVCache:
         """Counts `num_tokens` as cached, once every layer has appended them."""
         self.length += num_tokens
 
-    def reserve(self, num_tokens: int) -> None:
-        """Checks that `num_tokens` more fit; raises `RequestError` if not."""
+    def reserve(self, num_rows: int, num_tokens: int) -> None:
+        """Checks that `num_tokens` more fit each of `num_rows`; raises `RequestError` if not."""
+        if num_rows != self.batch_size:
+            raise RequestError(
+                f"the tokens have {num_rows} rows, the cache has {self.batch_size}",
+                hint="make the cache with the batch size of the tokens",
+            )
         if self.length + num_tokens > self.max_length:
             raise RequestError(
                 f"the cache holds {self.length} of at most {self.max_length} tokens and cannot "

@@ -22,6 +22,10 @@ class Tokenizer(ABC):
     kind: str
     special: SpecialTokens
     num_text_tokens: int
+    drops_blank_text = True
+    """A text of white space alone gives no ids, as in the official code."""
+    special_prefix = ""
+    """What stands in front of a command token that is written out."""
 
     @property
     def vocab_size(self) -> int:
@@ -56,12 +60,14 @@ class Tokenizer(ABC):
             TokenizerError: the text has a lone surrogate.
         """
         if not special:
-            return self._encode_checked(text)
+            return self.encode_with(text, set())
         return self.encode_with(text, {token.text for token in self.special.tokens})
 
     def encode_with(self, text: str, allowed: set[str]) -> list[int]:
         """Like `encode`, where only the command tokens written as in `allowed` become ids."""
-        fragments: list[str | int] = [text]
+        if self.drops_blank_text and not text.strip():
+            return []
+        fragments: list[str | int] = [text] if text else []
         for token in self.special.tokens:
             if token.text not in allowed:
                 continue
@@ -100,7 +106,7 @@ class Tokenizer(ABC):
                 out += self.decode_bytes(text_ids)
                 text_ids = []
                 if special:
-                    out += written[token_id].encode()
+                    out += (self.special_prefix + written[token_id]).encode()
             else:
                 text_ids.append(token_id)
         out += self.decode_bytes(text_ids)

@@ -31,13 +31,21 @@ class BytePairTokenizer(Tokenizer):
         for path in self.paths.values():
             if not path.is_file():
                 raise TokenizerError(f"there is no tokenizer file {path}")
+        vocabulary = read_vocabulary(self.paths[VOCAB_FILE])
         try:
-            vocabulary: dict[str, int] = json.loads(self.paths[VOCAB_FILE].read_text("utf-8"))
             model = BPE.from_file(*(str(path) for path in self.paths.values()))
         except Exception as error:  # the tokenizers library raises bare Exception
             raise TokenizerError(f"{folder}: damaged BPE files: {error}") from error
         self.num_text_tokens = max(vocabulary.values()) + 1
         self.special = layout(kind).resolve(self.num_text_tokens)
+        names = {token_id: name for name, token_id in vocabulary.items()}
+        for token in self.special.tokens:
+            # RoBERTa's end mark is </s> in the file and printed as GPT-2's.
+            if names.get(token.id, token.text) not in (token.text, "</s>"):
+                raise TokenizerError(
+                    f"{self.paths[VOCAB_FILE]} is not a {kind} vocabulary: id {token.id} is "
+                    f"{names[token.id]!r}, not {token.text!r}"
+                )
         self.pipeline = Pipeline(model)
         self.pipeline.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)
         byte_of = {character: byte for byte, character in byte_characters().items()}
@@ -50,9 +58,7 @@ class BytePairTokenizer(Tokenizer):
         }
 
     def encode_text(self, text: str) -> list[int]:
-        """See `Tokenizer.encode_text`; as in the official code, white space alone gives no ids."""
-        if not text.strip():
-            return []
+        """See `Tokenizer.encode_text`."""
         return list(self.pipeline.encode(text, add_special_tokens=False).ids)
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
@@ -69,6 +75,24 @@ class BytePairTokenizer(Tokenizer):
     def files(self) -> dict[str, Path]:
         """See `Tokenizer.files`."""
         return self.paths
+
+
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """Token -> id of a `vocab.json`; `TokenizerError` if it is damaged."""
+    try:
+        vocabulary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TokenizerError(
+            f"{path.parent}: damaged BPE files: {path.name} is not JSON: {error}",
+            hint="download it again",
+        ) from error
+    valid = isinstance(vocabulary, dict) and all(type(i) is int for i in vocabulary.values())
+    if not valid or not vocabulary:
+        raise TokenizerError(
+            f"{path.parent}: damaged BPE files: {path.name} is no table of tokens and ids",
+            hint="download it again",
+        )
+    return {str(token): int(token_id) for token, token_id in vocabulary.items()}
 
 
 def byte_characters() -> dict[int, str]:

@@ -29,12 +29,13 @@ class ChineseTokenizer(Tokenizer):
         self.special = layout(kind).resolve(self.num_text_tokens)
 
     def encode_text(self, text: str) -> list[int]:
-        """See `Tokenizer.encode_text`; white space alone gives no ids."""
-        return list(self.model.encode(text)) if text.strip() else []
+        """See `Tokenizer.encode_text`."""
+        return list(self.model.encode(text))
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """See `Tokenizer.decode_bytes`; sentencepiece drops the space in front of the first."""
-        text: str = self.model.decode(list(ids)) if ids else ""
+        known = [i for i in ids if i < self.num_text_tokens]  # one id above is used by no token
+        text: str = self.model.decode(known) if known else ""
         return text.encode()
 
     def pieces(self) -> list[str]:

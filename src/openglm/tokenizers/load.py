@@ -64,10 +64,14 @@ def _declared_kind(folder: Path) -> str | None:
         declared = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise TokenizerError(f"{path} is not JSON: {error}") from error
+    if not isinstance(declared, dict):
+        raise TokenizerError(f"{path} is not a JSON object")
     if "kind" in declared:
         layout(declared["kind"])
         return str(declared["kind"])
-    name = str(declared.get("tokenizer_class"))
+    if declared.get("tokenizer_class") is None:
+        return None
+    name = str(declared["tokenizer_class"])
     if name not in OFFICIAL_CLASSES:
         raise TokenizerError(
             f"{path} names the tokenizer class {name!r}",
@@ -84,7 +88,7 @@ def _kind_by_files(folder: Path) -> str | None:
     if (folder / wordpiece.VOCAB_FILE).is_file():
         return "bert"
     if (folder / bpe.VOCAB_FILE).is_file() and (folder / bpe.MERGES_FILE).is_file():
-        vocabulary = json.loads((folder / bpe.VOCAB_FILE).read_text(encoding="utf-8"))
+        vocabulary = bpe.read_vocabulary(folder / bpe.VOCAB_FILE)
         return "roberta" if vocabulary.get("<s>") == 0 else "gpt2"
     return None
 

@@ -33,6 +33,7 @@ class MiniTokenizer(Tokenizer):
     """
 
     kind = "mini"
+    drops_blank_text = False
 
     def __init__(self, path: Path) -> None:
         from openglm.tokenizers.sentencepiece_model import read_model

@@ -7,6 +7,9 @@ from typing import Any
 
 from openglm.errors import TokenizerError
 
+TRAINER_SPEC, NORMALIZER_SPEC = 2, 3
+"""Field numbers in sentencepiece_model.proto; the pieces, field 1, come first in the file."""
+LENGTH_DELIMITED = 2
 LFS_MARK = b"version https://git-lfs"
 
 
@@ -25,9 +28,40 @@ def read_model(path: Path) -> Any:
     model = sentencepiece.SentencePieceProcessor()
     try:
         model.LoadFromSerializedProto(content)
-    except RuntimeError as error:
+        complete = {TRAINER_SPEC, NORMALIZER_SPEC} <= _fields(content)
+    except (RuntimeError, IndexError):
+        complete = False
+    if not complete:
         raise TokenizerError(
             f"{path} ({len(content)} bytes) is not a complete sentencepiece model",
             hint="download it again",
-        ) from error
+        )
     return model
+
+
+def _fields(content: bytes) -> set[int]:
+    """Numbers of the top-level fields of a protocol buffer.
+
+    A file that was cut between two pieces still parses; but the fields behind them are missing.
+    """
+    found, place = set(), 0
+    while place < len(content):
+        key, place = _varint(content, place)
+        size, place = _varint(content, place)
+        if key & 7 != LENGTH_DELIMITED:
+            return set()
+        found.add(key >> 3)
+        place += size
+    return found
+
+
+def _varint(content: bytes, place: int) -> tuple[int, int]:
+    """The base-128 number at `place`, and the place behind it."""
+    value = shift = 0
+    while True:
+        byte = content[place]
+        value |= (byte & 0x7F) << shift
+        place += 1
+        if byte < 0x80:
+            return value, place
+        shift += 7

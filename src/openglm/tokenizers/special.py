@@ -238,6 +238,6 @@ LAYOUTS: dict[str, Layout] = {
 
 def layout(kind: str) -> Layout:
     """The layout of a tokenizer kind; `TokenizerError` for an unknown one."""
-    if kind not in LAYOUTS:
-        raise TokenizerError(f"unknown tokenizer kind {kind!r}", hint=suggest(kind, LAYOUTS))
+    if not isinstance(kind, str) or kind not in LAYOUTS:
+        raise TokenizerError(f"unknown tokenizer kind {kind!r}", hint=suggest(str(kind), LAYOUTS))
     return LAYOUTS[kind]

@@ -23,6 +23,7 @@ class WordPieceTokenizer(Tokenizer):
     """
 
     kind = "bert"
+    special_prefix = " "
 
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer as Pipeline
@@ -33,15 +34,21 @@ class WordPieceTokenizer(Tokenizer):
         if not path.is_file():
             raise TokenizerError(f"there is no tokenizer file {path}")
         self.path = path
-        self.tokens = path.read_text(encoding="utf-8").splitlines()
+        try:
+            self.tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        except UnicodeDecodeError as error:
+            raise TokenizerError(
+                f"{path} is not UTF-8: {error}", hint="download it again"
+            ) from error
         self.num_text_tokens = len(self.tokens)
         self.special = layout(self.kind).resolve(self.num_text_tokens)
         for token in self.special.tokens:
-            inside = token.id < self.num_text_tokens
-            if inside and self.tokens[token.id] != token.text:
+            appended = token.role in ("sop", "eop")
+            found = "missing" if token.id >= len(self.tokens) else repr(self.tokens[token.id])
+            if not appended and found != repr(token.text):
                 raise TokenizerError(
                     f"{path} is not BERT's uncased vocabulary: line {token.id + 1} is "
-                    f"{self.tokens[token.id]!r}, not {token.text!r}"
+                    f"{found}, not {token.text!r}"
                 )
         # No special tokens are added to the pipeline, so text never turns into them.
         vocabulary = {token: i for i, token in enumerate(self.tokens)}
@@ -53,7 +60,7 @@ class WordPieceTokenizer(Tokenizer):
         self.pipeline.pre_tokenizer = BertPreTokenizer()
 
     def encode_text(self, text: str) -> list[int]:
-        """See `Tokenizer.encode_text`; white space alone gives no ids."""
+        """See `Tokenizer.encode_text`."""
         return list(self.pipeline.encode(text, add_special_tokens=False).ids)
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:

@@ -90,9 +90,10 @@ def config_from_hf(values: dict[str, Any]) -> ModelConfig:
     if values.get("spell_length"):
         raise CheckpointError("config.json has spell_length set (P-tuning), which is not supported")
     known = {ours: values[key] for key, ours in HF_KEYS.items() if key in values}
+    hidden = values["hidden_size"]
     return ModelConfig(
         **known,
-        intermediate_size=4 * int(values["hidden_size"]),  # fixed in the official code
+        intermediate_size=4 * hidden if type(hidden) is int else hidden,  # fixed officially
         position="learned_2d" if values.get("block_position_encoding", True) else "learned",
         activation=values.get("activation", "gelu_erf"),
     )
@@ -145,6 +146,17 @@ def config_from_shapes(
         raise CheckpointError(
             f"this is no GLM checkpoint: {error} is missing or misshapen"
         ) from error
+    rest = {
+        HF_KEYS[key]: sidecar[key]
+        for key in (
+            "embedding_dropout_prob",
+            "attention_dropout_prob",
+            "output_dropout_prob",
+            "initializer_range",
+            "layernorm_epsilon",
+        )
+        if key in sidecar
+    }
     numbers = [re.match(r"transformer\.layers\.(\d+)\.", name) for name in shapes]
     has_blocks = "transformer.block_position_embeddings.weight" in shapes
     found = {
@@ -159,6 +171,7 @@ def config_from_shapes(
         num_attention_heads=_num_heads(found, sidecar),
         position="learned_2d" if has_blocks else "learned",
         activation=sidecar.get("activation", "gelu_tanh"),
+        **rest,
     )
 
 
@@ -172,7 +185,8 @@ def _num_heads(found: dict[str, int], sidecar: dict[str, Any]) -> int:
                     f"the description beside the checkpoint has {key}={sidecar[key]}, "
                     f"the weights have {found[key]}"
                 )
-        return int(sidecar["num_attention_heads"])
+        heads: int = sidecar["num_attention_heads"]
+        return heads
     for preset in presets().values():
         values = preset.model.to_dict()
         if all(values[key] == value for key, value in found.items()):
