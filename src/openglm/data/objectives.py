@@ -97,6 +97,11 @@ class BlankInfilling:
         sentence_ends: NDArray[np.bool_],
         max_position_embeddings: int,
     ) -> None:
+        if config.hidden_input > 0 and special.dblock_id is None:
+            raise ConfigError(
+                f"objective.hidden_input={config.hidden_input}, but the tokenizer has no [dBLOCK]",
+                hint="set objective.hidden_input = 0",
+            )
         self.config = config
         self.special = special
         self.sentence_ends = sentence_ends

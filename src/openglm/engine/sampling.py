@@ -53,7 +53,7 @@ class SamplingParams:
             (0 <= self.min_tokens <= self.max_tokens, "min_tokens", "between 0 and max_tokens"),
             (self.num_beams >= 1, "num_beams", "1 (off) or more"),
             (math.isfinite(self.length_penalty), "length_penalty", "finite"),
-            (self.seed is None or 0 <= self.seed < 2**63, "seed", "from 0 to 2**63 - 1"),
+            (self.seed is None or 0 <= self.seed < 2**64, "seed", "from 0 to 2**64 - 1"),
         )
         for passed, name, allowed in checks:
             if not passed:
