@@ -1,6 +1,6 @@
 """Evaluates a trained mini on held-out text; writes recipes/mini/evaluation.json.
 
-    python recipes/mini/evaluate.py FIRST_RUN SECOND_RUN [MODEL_FOLDER]
+    python recipes/mini/evaluate.py RUN_FOLDER [MODEL_FOLDER]
 
 Bits per byte: each held-out document is predicted left to right as one long blank behind `[CLS]`
 (at most 200 tokens of it), and the code length is divided by the UTF-8 bytes of those tokens.
@@ -88,7 +88,7 @@ def poem_hit(model: openglm.LanguageModel, poem: str) -> bool | None:
     return made.split("\n")[0] == lines[half]
 
 
-def main(runs: list[Path], folder: Path) -> None:
+def main(run: Path, folder: Path) -> None:
     """Evaluates and writes the figures."""
     config = parse(RunConfig, read_toml(HERE / "pretrain.toml"))
     model = openglm.load(folder)
@@ -118,11 +118,11 @@ def main(runs: list[Path], folder: Path) -> None:
         for line in (HERE / "data" / "famous_poems.jsonl").read_text().splitlines()
     ]
     judged = [hit for hit in poems if hit is not None]
-    phases = [read_metrics(run / "metrics.jsonl") for run in runs]
-    last = [row for row in phases[-1] if row["kind"] == "validation"][-1]
+    rows = read_metrics(run / "metrics.jsonl")
+    last = [row for row in rows if row["kind"] == "validation"][-1]
     result = {
-        "steps": [rows[-1]["step"] for rows in phases],
-        "tokens_seen": sum(rows[-1]["tokens_seen"] for rows in phases),
+        "steps": rows[-1]["step"],
+        "tokens_seen": rows[-1]["tokens_seen"],
         "held_out_loss_nats_per_target_token": round(last["loss"], 4),
         "languages": figures,
         "famous_poems_next_line_right": round(sum(judged) / len(judged), 3),
@@ -134,7 +134,7 @@ def main(runs: list[Path], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4):
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    both = [Path(name) for name in sys.argv[1:3]]
-    main(both, Path(sys.argv[3]) if len(sys.argv) == 4 else both[1] / "model")
+    run_folder = Path(sys.argv[1])
+    main(run_folder, Path(sys.argv[2]) if len(sys.argv) == 3 else run_folder / "model")

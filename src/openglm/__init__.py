@@ -1,4 +1,4 @@
-"""openglm: run, train and serve the whole GLM family from one small package.
+"""openglm: run and train the GLM family from one small package.
 
     import openglm
     model = openglm.load("mini")

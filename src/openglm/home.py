@@ -29,9 +29,17 @@ def find_model(name: str) -> Path:
         ConfigError: there is none; the message tells a known name from an unknown one.
     """
     if name == EMBEDDED:
-        return Path(str(files("openglm") / EMBEDDED))
-    if Path(name).is_dir():
+        folder = Path(str(files("openglm") / EMBEDDED))
+        if not folder.is_dir():
+            raise ConfigError(
+                "the weights of mini are not in this installation",
+                hint="train them with recipes/mini, or name a checkpoint folder as MODEL",
+            )
+        return folder
+    if name and os.path.isdir(name):
         return Path(name)
+    if os.path.isfile(name):
+        raise ConfigError(f"{name} is a file", hint=f"name its folder, {Path(name).parent}")
     for key, preset in presets().items():
         if name == key or name in preset.aliases:
             folder = home() / "models" / key

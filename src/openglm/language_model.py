@@ -53,10 +53,18 @@ class Blank:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A text with its blanks filled, and the seed that repeats it."""
+    """A text with its blanks filled.
+
+    Args:
+        text: the whole.
+        blanks: what was filled in, left to right.
+        fragments: the text around the blanks, one more than there are blanks.
+        seed: repeats a sampled result.
+    """
 
     text: str
     blanks: list[Blank]
+    fragments: list[str]
     seed: int
 
 
@@ -140,7 +148,7 @@ class LanguageModel:
         out = prompt.fragments[0]
         for blank, fragment in zip(blanks, prompt.fragments[1:], strict=True):
             out += blank.text + fragment
-        return Filled(out, blanks, filler.sampler.seed)
+        return Filled(out, blanks, prompt.fragments, filler.sampler.seed)
 
     def generate(self, prompt: str, **sampling: Any) -> Completion:
         """Continues `prompt`.
@@ -161,15 +169,18 @@ class LanguageModel:
         )
 
     def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
-        """Like `generate`, as pieces of text; never half a character."""
+        """Like `generate`, as pieces of text; never half a character.
+
+        A bad request raises here, not at the first piece.
+        """
         built = continuation_prompt(self.tokenizer, prompt)
-        for piece in self._stream(self._filler(built, GENERATE_DEFAULTS, sampling)):
-            yield piece.text
+        filler = self._filler(built, GENERATE_DEFAULTS, sampling)
+        return (piece.text for piece in self._stream(filler))
 
     def stream_fill(self, text: str, **sampling: Any) -> Iterator[Piece]:
         """Like `fill`, as pieces of text with the blank they belong to."""
         prompt = blank_prompt(self.tokenizer, text)
-        yield from self._stream(self._filler(prompt, FILL_DEFAULTS, sampling))
+        return self._stream(self._filler(prompt, FILL_DEFAULTS, sampling))
 
     def score(
         self,

@@ -49,8 +49,12 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"unknown device {name!r}", hint="cpu, cuda, cuda:0 ...") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device={name}, but torch sees no GPU", hint="use device=cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device={name} is not supported", hint="cpu, cuda, cuda:0 ...")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device={name}, but torch sees {torch.cuda.device_count()} GPUs", hint="use device=cpu"
+        )
     return device
 
 

@@ -24,7 +24,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
-def read_toml_with_base(path: Path) -> dict[str, Any]:
+def read_toml_with_base(path: Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
     """Like `read_toml`, for a file that may only hold what differs from another.
 
     A top-level `extends = "other.toml"` is read first and then replaced key by key, lists whole.
@@ -33,9 +33,14 @@ def read_toml_with_base(path: Path) -> dict[str, Any]:
     base = values.pop("extends", None)
     if base is None:
         return values
-    if not isinstance(base, str) or (path.parent / base).resolve() == path.resolve():
-        raise ConfigError(f"{path}: extends={base!r} must name another file")
-    return _merge(read_toml_with_base(path.parent / base), values)
+    if (
+        not isinstance(base, str)
+        or Path(base).name != base
+        or path.name in below
+        or base == path.name
+    ):
+        raise ConfigError(f"{path}: extends={base!r} must name another file in the same folder")
+    return _merge(read_toml_with_base(path.parent / base, (*below, path.name)), values)
 
 
 def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

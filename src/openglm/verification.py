@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,9 +60,12 @@ def compare_golden(model: LanguageModel, path: Path, atol: float) -> list[Compar
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise VerificationError(f"{path} cannot be read as .npz: {error}") from error
-    pairs = list(_Golden(model, path, arrays).pairs())
+    try:
+        pairs = list(_Golden(model, path, arrays).pairs())
+    except KeyError as error:
+        raise VerificationError(f"{path} lacks the array or id {error}") from error
     if not pairs:
         raise VerificationError(
             f"{path} holds no recorded output that this model can be compared with",

@@ -168,10 +168,11 @@ def _write_shards(folder: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
 
 
 def _make_readable(folder: Path) -> None:
-    """A checkpoint is as public as its folder; mkdtemp and safetensors make private files."""
-    os.chmod(folder, 0o755)  # noqa: S103
-    for path in folder.rglob("*"):
-        os.chmod(path, 0o755 if path.is_dir() else 0o644)
+    """Gives files the user's usual permissions; mkdtemp and safetensors make private ones."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in (folder, *folder.rglob("*")):
+        os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def _check_degree(config: ModelConfig, layout: str, num_ranks: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from openglm.cli import options
 from openglm.cli.language import say
@@ -72,5 +73,5 @@ def convert(
         )
     console.print(
         f"{loaded.layout} -> {to}: {loaded.config.num_parameters:,} parameters, {stored}, "
-        f"{tp} rank(s), in {target}"
+        f"{tp} rank(s), in {escape(str(target))}"
     )

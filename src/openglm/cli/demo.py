@@ -82,7 +82,7 @@ def demo(
         print_json({"model": model, "results": [dataclasses.asdict(a) for a in answers]})
         return
     console.print(
-        f"[bold]openglm[/] · {model}: {glm.config.num_parameters / 1e6:.1f} M parameters, "
+        f"[bold]openglm[/] · {escape(model)}: {glm.config.num_parameters / 1e6:.1f} M parameters, "
         f"{size(glm.config.num_parameters * 4)} in float32, loaded in {seconds:.1f} s"
     )
     title, tokens, elapsed = "", 0, 0.0
@@ -90,7 +90,7 @@ def demo(
         if answer.title != title:
             title = answer.title
             console.print(f"\n[bold cyan]{escape(title)}[/]\n")
-        console.print(highlighted(answer.prompt, answer.blanks))
+        console.print(highlighted(answer.fragments, answer.blanks), soft_wrap=True)
         console.print()
         tokens += answer.tokens
         elapsed += answer.seconds
@@ -104,6 +104,7 @@ class _Answer:
 
     title: str
     prompt: str
+    fragments: list[str]
     blanks: list[str]
     tokens: int
     seconds: float
@@ -114,13 +115,14 @@ def _answers(glm: LanguageModel) -> Iterator[_Answer]:
     for scene in FILL_SCENES:
         for text in scene.texts:
             begin = time.perf_counter()
-            blanks = glm.fill(text, max_tokens=min(48, room)).blanks
+            filled = glm.fill(text, max_tokens=min(48, room))
             seconds = time.perf_counter() - begin
-            tokens = sum(len(blank.token_ids) for blank in blanks)
-            yield _Answer(scene.title, text, [blank.text for blank in blanks], tokens, seconds)
+            tokens = sum(len(blank.token_ids) for blank in filled.blanks)
+            blanks = [blank.text for blank in filled.blanks]
+            yield _Answer(scene.title, text, filled.fragments, blanks, tokens, seconds)
     for prompt in PROMPTS:
         begin = time.perf_counter()
         made = glm.generate(prompt, temperature=0.7, top_k=20, seed=7, max_tokens=min(120, room))
         seconds = time.perf_counter() - begin
         tokens = len(made.token_ids)
-        yield _Answer(GENERATE_TITLE, prompt + "[gMASK]", [made.text], tokens, seconds)
+        yield _Answer(GENERATE_TITLE, prompt, [prompt, ""], [made.text], tokens, seconds)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
+from importlib.resources import files
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -43,12 +45,12 @@ def examine() -> dict[str, dict[str, Any]]:
     import torch
 
     import openglm
-    from openglm.home import find_model, home
+    from openglm.home import EMBEDDED, home
     from openglm.kernels.attention import MAX_SCORE_ELEMENTS
     from openglm.train.loop import has_fast_bfloat16
 
     cpu = torch.device("cpu")
-    weights = find_model("mini") / "model.safetensors"
+    weights = Path(str(files("openglm") / EMBEDDED)) / "model.safetensors"
     bandwidth = memory_bandwidth()
     return {
         "versions": {
@@ -76,7 +78,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "optional parts": {
             extra: "installed"
             if all(find_spec(name) for name in names)
-            else f"missing: pip install 'openglm[{extra}]'"
+            else f"missing: pip install '.[{extra}]'"
             for extra, names in EXTRAS.items()
         },
         "folders": {"home": str(home()), "mini": str(weights.parent)},

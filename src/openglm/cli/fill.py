@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from itertools import zip_longest
 from typing import Annotated
@@ -13,8 +12,6 @@ from rich.text import Text
 
 from openglm.cli import options
 from openglm.cli.language import say
-
-BLANK = re.compile(r"\[[sg]?MASK\]|<mask>")
 
 
 def register(app: typer.Typer) -> None:
@@ -74,19 +71,21 @@ def fill(
                 "model": name,
                 "text": filled.text,
                 "blanks": [dataclasses.asdict(blank) for blank in filled.blanks],
+                "fragments": filled.fragments,
                 "seed": filled.seed,
                 "tokens_per_s": tokens / seconds,
             }
         )
         return
-    console.print(highlighted(text, [blank.text for blank in filled.blanks]))
+    shown = highlighted(filled.fragments, [blank.text for blank in filled.blanks])
+    console.print(shown, soft_wrap=True)
     console.print(Text(f"{tokens} tokens, {tokens / seconds:.0f} tokens/s", style="dim"))
 
 
-def highlighted(asked: str, blanks: list[str]) -> Text:
+def highlighted(fragments: list[str], blanks: list[str]) -> Text:
     """A text with its blanks filled; what the model wrote is in colour."""
-    out = Text()
-    for fragment, blank in zip_longest(BLANK.split(asked), blanks, fillvalue=""):
+    out = Text(tab_size=1)
+    for fragment, blank in zip_longest(fragments, blanks, fillvalue=""):
         out.append(fragment)
         out.append(blank, style="bold green")
     return out

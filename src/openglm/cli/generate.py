@@ -67,8 +67,10 @@ def generate(
             }
         )
         return
+    pieces = model.stream(prompt, **sampling)
     sys.stdout.write(prompt)
-    for piece in model.stream(prompt, **sampling):
+    sys.stdout.flush()
+    for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from openglm.cli import options
 from openglm.cli.language import say
@@ -73,12 +74,12 @@ def _describe(name: str, as_json: bool) -> None:
         return
     from rich.table import Table
 
-    console.print(f"[bold]{origin.get('title', name)}[/]")
+    console.print(f"[bold]{escape(str(origin.get('title', name)))}[/]")
     for line in in_words(config):
         console.print(f"  {line}")
     for key in ("tokenizer", "objective", "licence", "source"):
         if key in origin:
-            console.print(f"  [dim]{key}:[/] {origin[key]}")
+            console.print(f"  [dim]{key}:[/] {escape(str(origin[key]))}")
     table = Table(
         "weights", *(f"+ context {length}" for length in CONTEXTS), box=None, header_style="bold"
     )
@@ -92,12 +93,12 @@ def _describe(name: str, as_json: bool) -> None:
 
 def _find(name: str) -> tuple[ModelConfig, dict[str, Any]]:
     """The architecture of a preset, or of a folder (its weights are not read)."""
-    from pathlib import Path
+    import os
 
     from openglm.home import EMBEDDED, find_model
     from openglm.registry import preset
 
-    if name != EMBEDDED and not Path(name).is_dir():
+    if name != EMBEDDED and not os.path.isdir(name):
         found = preset(name)
         return found.model, _origin(found)
     from openglm.checkpoints import describe_checkpoint

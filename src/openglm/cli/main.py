@@ -82,6 +82,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         return 0
     except typer.Exit as exit_:
         return int(exit_.exit_code)
+    except OSError as error:  # a full disk, a missing permission
+        return _fail(error, str(error), "", 1, debug)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error found by the option parser
             return _fail(error, error.format_message(), "glm --help", 2, debug)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from openglm.cli import options
 from openglm.cli.language import say
@@ -89,10 +90,10 @@ def assignments(arguments: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     rest = list(arguments)
     while rest:
-        name, _, value = rest.pop(0).partition("=")
+        name, equals, value = rest.pop(0).partition("=")
         if not name.startswith("--") or "." not in name:
             raise UsageError(f"unknown option {name}", hint="settings look like --train.steps 100")
-        if not value:
+        if not equals:
             if not rest:
                 raise UsageError(f"{name} needs a value")
             value = rest.pop(0)
@@ -154,7 +155,7 @@ class _Progress:
         self.bar.stop()
 
     def prepare(self, source: str) -> None:
-        self.console.print(f"[dim]tokenising {source}[/]")
+        self.console.print(f"[dim]tokenising {escape(source)}[/]")
 
     def resumed(self, step: int) -> None:
         self.bar.update(self.task, completed=step)
@@ -172,5 +173,6 @@ class _Progress:
         self.bar.update(self.task, completed=report.step, numbers=numbers)
 
     def done(self, folder: Path) -> None:
-        self.console.print(f"done: the model is in {folder / 'model'}")
-        self.console.print(f'[dim]try it: glm fill {folder / "model"} "... [MASK] ..."[/]')
+        model = escape(str(folder / "model"))
+        self.console.print(f"done: the model is in {model}")
+        self.console.print(f'[dim]try it: glm fill {model} "... \\[MASK] ..."[/]')

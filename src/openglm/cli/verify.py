@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from openglm.cli import options
 from openglm.cli.language import say
@@ -59,7 +60,9 @@ def verify(
         table = Table("golden", "array", "max abs difference", "", box=None)
         for result in results:
             mark = "[green]ok[/]" if result.passed else "[red]FAILED[/]"
-            table.add_row(result.golden, result.array, f"{result.max_abs_difference:.2e}", mark)
+            table.add_row(
+                escape(result.golden), result.array, f"{result.max_abs_difference:.2e}", mark
+            )
         console.print(table)
     if failed:
         raise VerificationError(

@@ -50,9 +50,14 @@ compiles all the time, and the cache's churn fragments its memory (dev/LOG.md ha
 """
 
 
-def collate(examples: list[Example]) -> Batch:
-    """Stacks examples of different lengths into few different shapes."""
-    rows = _round_up(len(examples), ROW_MULTIPLE)
+def collate(examples: list[Example], batch_size: int = ROW_MULTIPLE) -> Batch:
+    """Stacks examples of different lengths into few different shapes.
+
+    Args:
+        examples: of one batch; some may have been dropped, or more made by re-cutting.
+        batch_size: what was asked for; a small one is not rounded up.
+    """
+    rows = _round_up(len(examples), min(ROW_MULTIPLE, batch_size))
     longest = _round_up(max(len(example.input_ids) for example in examples), LENGTH_MULTIPLE)
     arrays = {name: np.zeros((rows, longest), dtype=np.int64) for name in ROWS}
     context_lengths = np.zeros(rows, dtype=np.int64)
@@ -64,7 +69,7 @@ def collate(examples: list[Example]) -> Batch:
     return Batch(**arrays, context_lengths=context_lengths)
 
 
-MOST_TRIES = 100
+MOST_TRIES = 1000
 """Batches without any blank before the text is declared unusable."""
 
 
@@ -97,7 +102,7 @@ class BatchStream:
             sequences = [self.packer.draw(rng) for _ in range(self.batch_size)]
             examples = self.objective.batch(sequences, rng)
             if examples:
-                return collate(examples)
+                return collate(examples, self.batch_size)
         raise DataError(
             f"{MOST_TRIES} batches in a row had no place for a blank",
             hint="the documents are too short or have no sentence ends for [objective]",

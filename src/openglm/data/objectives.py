@@ -42,7 +42,7 @@ class ObjectiveConfig:
         document: probability of a batch of document blanks.
         mask_ratio: share of the text covered by token or sentence blanks.
         mean_span_length: mean of the Poisson span length, in tokens.
-        single_span: probability of a token batch with a single span per sequence.
+        single_span: probability of a batch with one short span per sequence, before the others.
         shuffle_spans: part B in random order; False = left to right.
         hidden_input: probability that an input token of a token blank is shown as `[dBLOCK]`.
         document_min_ratio: shortest document blank, as a share of the shortest sequence.
@@ -114,9 +114,9 @@ class BlankInfilling:
         config = self.config
         if rng.random() < config.short_sequence:
             sequences = self._recut(sequences, rng)
+        single = rng.random() < config.single_span
         drawn = rng.random()
-        if drawn < config.token:
-            single = rng.random() < config.single_span
+        if single or drawn < config.token:
             made = [self.token_blanks(tokens, rng, single) for tokens in sequences]
         elif drawn < config.token + config.sentence:
             made = [self.sentence_blanks(tokens, rng) for tokens in sequences]

@@ -47,12 +47,12 @@ class SamplingParams:
             (0 <= self.temperature < math.inf, "temperature", "0 (greedy) or more, and finite"),
             (self.top_k >= 0, "top_k", "0 (off) or more"),
             (0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (off)"),
-            (self.repetition_penalty > 0, "repetition_penalty", "above 0; 1 is off"),
+            (0.01 <= self.repetition_penalty <= 100, "repetition_penalty", "0.01 to 100; 1 is off"),
             (self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "0 (off) or more"),
             (self.max_tokens >= 1, "max_tokens", "at least 1"),
             (0 <= self.min_tokens <= self.max_tokens, "min_tokens", "between 0 and max_tokens"),
             (self.num_beams >= 1, "num_beams", "1 (off) or more"),
-            (math.isfinite(self.length_penalty), "length_penalty", "finite"),
+            (abs(self.length_penalty) <= 100, "length_penalty", "between -100 and 100"),
             (self.seed is None or 0 <= self.seed < 2**64, "seed", "from 0 to 2**64 - 1"),
         )
         for passed, name, allowed in checks:
@@ -100,7 +100,9 @@ class Sampler:
         self.end_ids = list(end_ids)
         self.banned_ids = list(banned_ids)
         self.generator = torch.Generator()
-        self.seed = self.generator.seed() if params.seed is None else params.seed
+        # 53 bits survive a trip through JSON and JavaScript.
+        fresh = self.generator.seed() & (2**53 - 1)
+        self.seed = fresh if params.seed is None else params.seed
         self.generator.manual_seed(self.seed)
         self.generated: list[int] = []
 
@@ -133,7 +135,7 @@ class Sampler:
         if params.temperature == 0:
             return int(scores.argmax())
         # Differences to the best score cannot overflow, whatever the temperature.
-        scores = (scores - scores.max()) / params.temperature
+        scores = ((scores - scores.max()).double() / params.temperature).float()
         if params.top_k:
             kth = scores.topk(min(params.top_k, len(scores))).values[-1]
             scores = scores.masked_fill(scores < kth, -torch.inf)

@@ -19,6 +19,8 @@ from openglm.tokenizers.special import layout
 SPACE_MARK = "\u2581"
 MODEL_FILE = "tokenizer.model"
 NEWLINE = "\n"
+PROBE = "a  b\n 中 "
+"""Does not survive a tokenizer that adds or merges spaces, as those of ChatGLM do."""
 _AS_BYTES = re.compile("[\u2581\u0000]+")
 
 
@@ -46,6 +48,8 @@ class MiniTokenizer(Tokenizer):
         if not all(self.model.is_byte(i) for i in self.byte_ids):
             raise TokenizerError(f"{path} has no byte fallback, so it cannot be lossless")
         self.bytes_of = dict(self._spell())
+        if self.decode(self.encode(PROBE)) != PROBE:
+            raise TokenizerError(f"{path} is not lossless, so it is no tokenizer of this project")
 
     def encode_text(self, text: str) -> list[int]:
         """See `Tokenizer.encode_text`."""
@@ -112,6 +116,7 @@ def train(documents: Iterator[str], path: Path, vocab_size: int, **options: Any)
         bos_id=-1,
         eos_id=-1,
         pad_id=-1,
+        max_sentence_length=1 << 16,  # in bytes; longer lines would be left out
         minloglevel=1,
         **options,
     )

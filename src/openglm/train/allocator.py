@@ -1,4 +1,4 @@
-"""Keeping freed memory: on Linux, one setting makes CPU training of small models 1.5 x faster.
+"""Keeping freed memory: on Linux, one setting makes CPU training of small models faster.
 
 By default glibc gives every large freed block back to the kernel, and the next step pays for the
 same pages again with page faults. The settings below make it keep them.

@@ -38,14 +38,16 @@ def save(
     """Writes the checkpoint of `state["step"]` under `folder` and removes all but `keep`."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{state['step']:08d}"
+    for abandoned in folder.glob(".building-*"):  # by a run that was killed while saving
+        shutil.rmtree(abandoned)
     building = folder / f".building-{os.getpid()}"
-    shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
     save_file(dict(model.state_dict()), building / "model.safetensors")
     save_file(_moments(model, optimizer), building / "optimizer.safetensors")
     (building / "state.json").write_text(json.dumps(state))
     for path in building.iterdir():
         _sync(path)
+    _sync(building)
     shutil.rmtree(final, ignore_errors=True)
     os.rename(building, final)
     _sync(folder)
@@ -95,7 +97,7 @@ def _set_moments(
 ) -> None:
     for name, parameter in model.named_parameters():
         optimizer.state[parameter] = {
-            key: moments[f"{name}/{key}"].to(parameter.device if key != "step" else "cpu")
+            key: moments[f"{name}/{key}"].to(parameter.device)
             for key in ("step", "exp_avg", "exp_avg_sq")
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,8 @@ class DataConfig:
             raise ConfigError("data.sources is empty; name at least one source of text")
         if not 0.0 <= self.holdout < 1.0:
             raise ConfigError(f"data.holdout={self.holdout} must be in [0, 1)")
+        if not 0.0 <= self.mid_sentence_start <= 1.0:
+            raise ConfigError(f"data.mid_sentence_start={self.mid_sentence_start} is no share")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +86,15 @@ class TrainConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "keep_checkpoints"):
+        counts = ("steps", "batch_size", "accumulation", "keep_checkpoints", "validation_batches")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 1")
         for name in ("log_every", "checkpoint_every", "validate_every", "threads", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must not be negative")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ConfigError(f"train.label_smoothing={self.label_smoothing} must be in [0, 1)")
         if self.sequence_length < 32:
             raise ConfigError(f"train.sequence_length={self.sequence_length} must be at least 32")
 
@@ -105,8 +111,12 @@ class OptimizerConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.clip_norm <= 0:
-            raise ConfigError("optimizer.learning_rate and optimizer.clip_norm must be positive")
+        for name in ("learning_rate", "clip_norm", "eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"optimizer.{name}={getattr(self, name)} must be positive")
+        for name in ("beta1", "beta2", "weight_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"optimizer.{name}={getattr(self, name)} must be in [0, 1)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,10 +25,12 @@ TRAIN_STREAM, VALIDATION_STREAM = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The tokenised sources of a run, one store per source and split."""
+    """The tokenised sources of a run, one store per source and split.
 
-    names: list[str]
-    weights: list[float]
+    `fingerprints` name the content of each source, tokenizer and split, wherever the files are.
+    """
+
+    fingerprints: list[str]
     train: list[TokenStore]
     validation: list[TokenStore]
 
@@ -51,8 +53,10 @@ def prepare_corpus(
     for path in tokenizer.files().values():
         vocabulary.update(path.read_bytes())
     stores: dict[str, list[TokenStore]] = {split: [] for split in SPLITS}
+    fingerprints = []
     for source in config.data.sources:
-        folder = cache / _store_name(source, config, vocabulary.hexdigest())
+        fingerprints.append(_store_name(source, config, vocabulary.hexdigest()))
+        folder = cache / fingerprints[-1]
         if not all((folder / split).is_dir() for split in SPLITS):
             report(source.name)
             _tokenise(source, config, tokenizer, folder)
@@ -61,8 +65,7 @@ def prepare_corpus(
         if not len(stores["train"][-1]):
             raise DataError(f"source {source.name!r} has no text to train on")
     return Corpus(
-        names=[source.name for source in config.data.sources],
-        weights=[source.weight for source in config.data.sources],
+        fingerprints=fingerprints,
         train=stores["train"],
         validation=stores["validation"],
     )

@@ -38,13 +38,16 @@ from openglm.train.throughput import measure_peak_flops, training_flops
 from openglm.train.watchdog import Watchdog
 
 FREE_TO_CHANGE = {
-    "log_every",
-    "checkpoint_every",
-    "validate_every",
-    "validation_batches",
-    "keep_checkpoints",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.validate_every",
+    "train.validation_batches",
+    "train.keep_checkpoints",
+    "train.initial",  # only the start reads it
+    "data.folder",  # content counts, not places: see Corpus.fingerprints
+    "tokenizer.path",
 }
-"""Keys of [train] that may differ on resume; any other change would be another run."""
+"""Settings that may differ on resume; any other change would be another run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class Trainer:
                 f"model.vocab_size is {config.model.vocab_size}"
             )
         corpus = prepare_corpus(config, self.tokenizer, cache, on_prepare)
+        self.fingerprints = corpus.fingerprints
         self.batches = build_stream(config, self.tokenizer, corpus.train, TRAIN_STREAM)
         self.validation = (
             build_stream(config, self.tokenizer, corpus.validation, VALIDATION_STREAM)
@@ -128,7 +132,7 @@ class Trainer:
         found = checkpoint.checkpoints(self.folder / "checkpoints")
         if not found:
             return False
-        _check_same_run(self.folder / "run.json", self.config)
+        _check_same_run(self.folder / "run.json", self.config, self.fingerprints)
         state = checkpoint.restore(found[-1][1], self.model, self.optimizer)
         self.step, self.tokens_seen = state["step"], state["tokens_seen"]
         return True
@@ -141,7 +145,7 @@ class Trainer:
         """
         config = self.config.train
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write_run_record(self.folder / "run.json", self.config, self.device)
+        _write_run_record(self.folder / "run.json", self.config, self.device, self.fingerprints)
         metrics = MetricsWriter(self.folder, self.step + 1)
         peak = measure_peak_flops(self.autocast_dtype or torch.float32, self.device)
         watchdog = Watchdog()
@@ -283,9 +287,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return "AVX512" in flags and bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def _write_run_record(path: Path, config: RunConfig, device: torch.device) -> None:
+def _write_run_record(
+    path: Path, config: RunConfig, device: torch.device, fingerprints: list[str]
+) -> None:
     record = {
         "config": config.to_dict(),
+        "corpus": fingerprints,
         "openglm": openglm.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -312,17 +319,21 @@ def _git_commit() -> str | None:
     return found.stdout.strip()
 
 
-def _check_same_run(path: Path, config: RunConfig) -> None:
-    """Refuses to resume with settings that would make it another run."""
-    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["config"]
+def _check_same_run(path: Path, config: RunConfig, fingerprints: list[str]) -> None:
+    """Refuses to resume with settings or text that would make it another run."""
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    hint = "resume with the same settings, or start in another folder with --run"
+    if record["corpus"] != fingerprints:
+        raise ConfigError(f"{path.parent} was started on other text or another tokenizer", hint)
+    before = record["config"]
     now = json.loads(json.dumps(config.to_dict()))
     for table, values in now.items():
         for key, value in values.items():
-            if table == "train" and key in FREE_TO_CHANGE:
+            if f"{table}.{key}" in FREE_TO_CHANGE:
                 continue
             if before.get(table, {}).get(key) != value:
                 raise ConfigError(
                     f"{path.parent} was started with {table}.{key} = "
                     f"{before.get(table, {}).get(key)!r}, the configuration says {value!r}",
-                    hint="resume with the same settings, or start in another folder with --run",
+                    hint,
                 )

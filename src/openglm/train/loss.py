@@ -92,9 +92,10 @@ class HeadLoss(torch.autograd.Function):
                     grad_weight += torch.matmul(grad_low.T, h[piece])
         if grad_weight is not None:
             ctx.save_for_backward(grad_hidden[: len(targets)], grad_weight)
-        ctx.count = len(targets)
+        ctx.count = max(1, len(targets))  # no target: a loss of 0, as officially
         ctx.dtypes = hidden.dtype, weight.dtype
-        return total / len(targets)
+        loss: Tensor = total / ctx.count
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:

@@ -56,7 +56,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _tensorboard(folder: Path, first_step: int) -> Any:
     if find_spec("tensorboard") is None:
-        logger.warning("no TensorBoard log: install it with `pip install openglm[train]`")
+        logger.warning("no TensorBoard log: install it with `pip install '.[train]'`")
         return None
     from torch.utils.tensorboard import SummaryWriter
 
@@ -66,7 +66,7 @@ def _tensorboard(folder: Path, first_step: int) -> Any:
 def plot_loss(folder: Path) -> Path | None:
     """Draws `loss.png` from the metrics of a run; None (and a warning) without matplotlib."""
     if find_spec("matplotlib") is None:
-        logger.warning("no loss plot: install matplotlib with `pip install openglm[train]`")
+        logger.warning("no loss plot: install matplotlib with `pip install '.[train]'`")
         return None
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     from matplotlib.figure import Figure
