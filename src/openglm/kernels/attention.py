@@ -1,9 +1,9 @@
 """Scaled dot-product attention: a plain reference, torch's fused kernel, and the choice.
 
-On the CPU the reference is the fast one for sizes whose score matrix fits the memory budget: two
-batched matrix products run at full bf16 speed, while torch's fused CPU kernel does not use them
-(benchmarks/README.md has the measurement). The fused kernel takes over where the (T, S) matrix
-would be large, and on GPUs.
+In bf16 on a CPU the reference is the fast one, 2 to 4 times: its two batched matrix products run at
+full bf16 speed, and torch's fused CPU kernel does not (benchmarks/attention_cpu.py). In float32 they
+are equal, and the fused kernel, which never holds the (T, S) matrix, is taken; so it is on GPUs and
+where that matrix would be large.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout, scaled_dot_product_attention
 
-MAX_SCORE_ELEMENTS = 1 << 26
-"""Largest B*H*T*S for which the CPU materialises scores (256 MiB in float32)."""
+MAX_SCORE_ELEMENTS = 1 << 23
+"""Largest B*H*T*S for which scores are materialised (32 MiB in float32); beyond it, page faults on
+fresh memory cost more than the products save, unless the process keeps freed memory."""
 
 
 def attention(
@@ -33,8 +34,8 @@ def attention(
     """
     queries, keys, values = (x.transpose(1, 2) for x in (queries, keys, values))  # (B, H, T, D)
     num_scores = queries.shape[:3].numel() * keys.shape[2]
-    on_cpu = queries.device.type == "cpu"
-    kernel = reference if on_cpu and num_scores <= MAX_SCORE_ELEMENTS else fused
+    bf16_on_cpu = queries.device.type == "cpu" and queries.dtype == torch.bfloat16
+    kernel = reference if bf16_on_cpu and num_scores <= MAX_SCORE_ELEMENTS else fused
     return kernel(queries, keys, values, bias, dropout_probability).transpose(1, 2)  # (B, T, H, D)
 
 
