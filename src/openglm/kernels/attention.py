@@ -1,9 +1,9 @@
 """Scaled dot-product attention: a plain reference, torch's fused kernel, and the choice.
 
 In bf16 on a CPU the reference is the fast one, 2 to 4 times: its two batched matrix products run at
-full bf16 speed, and torch's fused CPU kernel does not (benchmarks/attention_cpu.py). In float32 they
-are equal, and the fused kernel, which never holds the (T, S) matrix, is taken; so it is on GPUs and
-where that matrix would be large.
+full bf16 speed, and torch's fused CPU kernel does not (benchmarks/attention_cpu.py). In float32
+they are equal, and the fused kernel, which never holds the (T, S) matrix, is taken; so it is on
+GPUs and where that matrix would be large.
 """
 
 from __future__ import annotations
