@@ -41,3 +41,14 @@ def test_head_loss_under_autocast_keeps_a_float32_loss() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
     assert hidden.grad is not None
     assert hidden.grad.dtype == torch.float32
+
+
+def test_a_batch_without_targets_has_a_loss_of_zero() -> None:
+    """0 / 0 would be NaN and stop the run; the official code does not divide either."""
+    hidden = torch.randn(0, 8, requires_grad=True)
+    weight = torch.randn(11, 8, requires_grad=True)
+    found = HeadLoss.apply(hidden, weight, torch.zeros(0, dtype=torch.int64), 0.0)
+    found.backward()
+    assert found.item() == 0.0
+    assert weight.grad is not None
+    assert not weight.grad.any()

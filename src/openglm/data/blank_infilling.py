@@ -66,14 +66,7 @@ def infill(
             the span token as input, the target stays (dBLOCK masking).
         hidden_id: the token for it.
     """
-    starts = np.sort(spans[:, 0])
-    covered = np.zeros(len(tokens) + 1, dtype=np.int64)
-    covered[spans[:, 0] + 1] += 1  # the first token of a span stays, as the mask
-    np.add.at(covered, spans[:, 1], -1)
-    kept = np.flatnonzero(np.cumsum(covered[:-1]) == 0)
-    corrupted = tokens.copy()
-    corrupted[starts] = mask_id
-    context = corrupted[kept]
+    context, kept = _corrupt(tokens, spans, mask_id)
     num_context = len(context)
 
     ordered = spans[np.argsort(spans[:, 0])] if order is None else spans[order]
@@ -109,6 +102,17 @@ def infill(
         block_position_ids=block_position_ids,
         context_length=num_context,
     )
+
+
+def _corrupt(tokens: Ids, spans: Ids, mask_id: int) -> tuple[Ids, Ids]:
+    """The context with one mask token per span, and the index in `tokens` of each of its tokens."""
+    covered = np.zeros(len(tokens) + 1, dtype=np.int64)
+    covered[spans[:, 0] + 1] += 1  # the first token of a span stays, as the mask
+    np.add.at(covered, spans[:, 1], -1)
+    kept = np.flatnonzero(np.cumsum(covered[:-1]) == 0)
+    corrupted = tokens.copy()
+    corrupted[spans[:, 0]] = mask_id
+    return corrupted[kept], kept
 
 
 def continuation(

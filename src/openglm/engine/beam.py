@@ -51,6 +51,51 @@ class _Finished:
         return full and self.best[-1].score >= self.score(best_log_probability, length)
 
 
+class _Row:
+    """The beams of one row of the batch."""
+
+    def __init__(self, num_beams: int, length_penalty: float) -> None:
+        self.beams: list[list[int]] = [[] for _ in range(num_beams)]
+        self.scores = [0.0, *[IMPOSSIBLE] * (num_beams - 1)]
+        self.finished = _Finished(num_beams, length_penalty)
+        self.done = False
+
+    def advance(
+        self, best: Tensor, flat: Tensor, vocab_size: int, end_ids: Collection[int]
+    ) -> list[int]:
+        """Takes one step; returns the beam that each of the new beams continues.
+
+        Args:
+            best: (n,) total log-probabilities of the candidates, best first.
+            flat: (n,) int64, beam * V + token of each.
+            vocab_size: V.
+            end_ids: tokens that finish a hypothesis.
+        """
+        if self.done:
+            return list(range(len(self.beams)))
+        length = len(self.beams[0])
+        live: list[tuple[int, int, float]] = []
+        for rank, (score, index) in enumerate(zip(best.tolist(), flat.tolist(), strict=True)):
+            beam, token = divmod(index, vocab_size)
+            if token not in end_ids:
+                live.append((beam, token, score))
+            elif rank < len(self.beams):
+                self.finished.add(self.beams[beam], score)
+            if len(live) == len(self.beams):
+                break
+        self.done = self.finished.is_done(float(best[0]), length)
+        self.beams = [[*self.beams[beam], token] for beam, token, _ in live]
+        self.scores = [score for _, _, score in live]
+        return [beam for beam, _, _ in live]
+
+    def best(self) -> Hypothesis:
+        """The best hypothesis; unfinished beams count unless the row was done."""
+        if not self.done:
+            for tokens, score in zip(self.beams, self.scores, strict=True):
+                self.finished.add(tokens, score)
+        return self.finished.best[0]
+
+
 def beam_search(
     decoder: Decoder,
     mask_positions: list[int],
@@ -78,70 +123,28 @@ def beam_search(
         min_tokens: ban end tokens before this length.
         banned_ids: tokens that are never produced.
     """
-    num_rows = len(mask_positions)
+    rows = [_Row(num_beams, length_penalty) for _ in mask_positions]
     decoder.cache.expand(num_beams)
     positions = torch.tensor(mask_positions).repeat_interleave(num_beams)[:, None]  # (B*K, 1)
-    beams: list[list[int]] = [[] for _ in range(num_rows * num_beams)]
-    scores = torch.full((num_rows, num_beams), IMPOSSIBLE)
-    scores[:, 0] = 0.0
-    finished = [_Finished(num_beams, length_penalty) for _ in range(num_rows)]
-    done = [False] * num_rows
     last = torch.full_like(positions, sop_id)
     for length in range(max_tokens):
         logits = decoder.feed(last, positions, torch.full_like(positions, length + 1))[:, -1]
         step = torch.log_softmax(logits, dim=-1).cpu()  # (B*K, V)
-        step[:, list(banned_ids)] = -torch.inf
-        if length < min_tokens:
-            step[:, list(end_ids)] = -torch.inf
-        for beam, tokens in enumerate(beams):
+        blocked = {*banned_ids, *(end_ids if length < min_tokens else ())}
+        step[:, sorted(blocked)] = -torch.inf
+        for beam, tokens in enumerate(tokens for row in rows for tokens in row.beams):
             step[beam, banned_ngrams(tokens, no_repeat_ngram_size)] = -torch.inf
-        total = step.view(num_rows, num_beams, -1) + scores[..., None]  # (B, K, V)
-        candidates = min((1 + len(end_ids)) * num_beams, total[0].numel())
-        best, flat = total.flatten(1).topk(candidates)
-        kept = [0] * (num_rows * num_beams)
-        chosen = [0] * (num_rows * num_beams)
-        for row in range(num_rows):
-            if done[row]:
-                kept[row * num_beams : (row + 1) * num_beams] = [row * num_beams] * num_beams
-                continue
-            live = _advance(
-                row, best[row], flat[row], total.shape[-1], beams, finished[row], end_ids
-            )
-            for slot, (beam, token, score) in enumerate(live):
-                kept[row * num_beams + slot] = beam
-                chosen[row * num_beams + slot] = token
-                scores[row, slot] = score
-            done[row] = finished[row].is_done(float(best[row, 0]), length)
-        beams = [[*beams[beam], token] for beam, token in zip(kept, chosen, strict=True)]
-        if all(done):
+        scores = torch.tensor([row.scores for row in rows])  # (B, K)
+        total = step.view(len(rows), num_beams, -1) + scores[..., None]  # (B, K, V)
+        count = min((1 + len(end_ids)) * num_beams, total[0].numel())
+        best, flat = total.flatten(1).topk(count)  # (B, count), index = beam * V + token
+        parents = [
+            index * num_beams + beam
+            for index, row in enumerate(rows)
+            for beam in row.advance(best[index], flat[index], total.shape[-1], end_ids)
+        ]
+        if all(row.done for row in rows):
             break
-        decoder.cache.reorder(torch.tensor(kept, device=decoder.cache.keys[0].device))
-        last = torch.tensor(chosen)[:, None]
-    for row in range(num_rows):
-        if not done[row]:
-            for slot in range(num_beams):
-                finished[row].add(beams[row * num_beams + slot], float(scores[row, slot]))
-    return [row.best[0] for row in finished]
-
-
-def _advance(
-    row: int,
-    best: Tensor,
-    flat: Tensor,
-    vocab_size: int,
-    beams: list[list[int]],
-    finished: _Finished,
-    end_ids: Collection[int],
-) -> list[tuple[int, int, float]]:
-    """Splits one row's candidates into finished hypotheses and live (beam, token, score)."""
-    num_beams = finished.capacity
-    live: list[tuple[int, int, float]] = []
-    for rank, (score, index) in enumerate(zip(best.tolist(), flat.tolist(), strict=True)):
-        beam, token = row * num_beams + index // vocab_size, index % vocab_size
-        if token not in end_ids:
-            live.append((beam, token, score))
-        elif rank < num_beams:
-            finished.add(beams[beam], score)
-        if len(live) == num_beams:
-            break
-    return live
+        decoder.cache.reorder(torch.tensor(parents, device=decoder.cache.keys[0].device))
+        last = torch.tensor([[tokens[-1]] for row in rows for tokens in row.beams])
+    return [row.best() for row in rows]
