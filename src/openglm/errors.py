@@ -18,6 +18,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LFS_MARK = b"version https://git-lfs"
+"""How a Git LFS pointer begins: what people have instead of a file when git-lfs was missing."""
+LFS_HINT = "fetch it with `git lfs pull` or download it again"
+
 
 class OpenGLMError(Exception):
     """Base of all errors of this package.
@@ -86,9 +90,15 @@ class VerificationError(OpenGLMError):
     exit_code = 9
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Returns a hint "did you mean ...? known: ..." for an unknown `name`."""
+def suggest(name: str, known: Iterable[str], aliases: Iterable[str] = ()) -> str:
+    """Returns a hint "did you mean ...? known: ..." for an unknown `name`.
+
+    Args:
+        name: what was asked for.
+        known: all names, listed in the hint.
+        aliases: further names that are only given when they are near.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, [*names, *aliases], n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return f"{meant}known: {', '.join(names)}"

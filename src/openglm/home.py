@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from openglm.errors import ConfigError, suggest
-from openglm.registry import presets
+from openglm.registry import find_preset, presets
 
 EMBEDDED = "mini"
 
@@ -40,15 +40,15 @@ def find_model(name: str) -> Path:
         return Path(name)
     if os.path.isfile(name):
         raise ConfigError(f"{name} is a file", hint=f"name its folder, {Path(name).parent}")
-    for key, preset in presets().items():
-        if name == key or name in preset.aliases:
-            folder = home() / "models" / key
-            if folder.is_dir():
-                return folder
-            raise ConfigError(
-                f"{name} is a known model, but its weights are not here",
-                hint=f"put the official folder at {folder}, from {preset.source}",
-            )
+    key = find_preset(name)
+    if key is not None:
+        folder = home() / "models" / key
+        if folder.is_dir():
+            return folder
+        raise ConfigError(
+            f"{name} is a known model, but its weights are not here",
+            hint=f"put the official folder at {folder}, from {presets()[key].source}",
+        )
     raise ConfigError(
         f"{name!r} is neither a folder nor a known model",
         hint=suggest(name, [EMBEDDED, *presets()]),

@@ -51,10 +51,18 @@ def presets() -> dict[str, Preset]:
     return dict(sorted(found.items(), key=lambda item: (item[1].parameters, item[0])))
 
 
+def find_preset(name: str) -> str | None:
+    """The key of the preset with this name or alias, if there is one."""
+    for key, value in presets().items():
+        if name == key or name in value.aliases:
+            return key
+    return None
+
+
 def preset(name: str) -> Preset:
     """The preset with this name or alias; `ConfigError` with near names otherwise."""
-    known = presets()
-    for key, value in known.items():
-        if name == key or name in value.aliases:
-            return value
-    raise ConfigError(f"unknown model {name!r}", hint=suggest(name, known))
+    key = find_preset(name)
+    if key is None:
+        aliases = [alias for value in presets().values() for alias in value.aliases]
+        raise ConfigError(f"unknown model {name!r}", hint=suggest(name, presets(), aliases))
+    return presets()[key]

@@ -17,9 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from openglm.errors import CheckpointError
+from openglm.errors import LFS_HINT, LFS_MARK, CheckpointError
 
-LFS_MARK = b"version https://git-lfs"
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _GLOBAL = re.compile(r"(?:GLOBAL|Unsupported (?:class|function|operand)) ([\w.]+)")
 _RECONSTRUCT = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
@@ -137,7 +136,7 @@ def open_weights(path: Path, key: str | None = None) -> WeightFile:
     if head == LFS_MARK:
         raise CheckpointError(
             f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the weights",
-            hint="fetch the file with `git lfs pull` or download it again",
+            hint=LFS_HINT,
         )
     if not head:
         raise CheckpointError(f"{path} is empty", hint="download it again")

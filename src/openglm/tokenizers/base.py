@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from openglm.errors import TokenizerError
@@ -27,7 +28,7 @@ class Tokenizer(ABC):
     special_prefix = ""
     """What stands in front of a command token that is written out."""
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """One more than the largest id."""
         return max(self.num_text_tokens, max(self.special.ids) + 1)

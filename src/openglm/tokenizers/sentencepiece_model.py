@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from openglm.errors import TokenizerError
+from openglm.errors import LFS_HINT, LFS_MARK, TokenizerError
 
 TRAINER_SPEC, NORMALIZER_SPEC = 2, 3
 """Field numbers in sentencepiece_model.proto; the pieces, field 1, come first in the file."""
 LENGTH_DELIMITED = 2
-LFS_MARK = b"version https://git-lfs"
 
 
 def read_model(path: Path) -> Any:
@@ -23,7 +22,7 @@ def read_model(path: Path) -> Any:
     if content.startswith(LFS_MARK):
         raise TokenizerError(
             f"{path} is a Git LFS pointer of {len(content)} bytes, not the file itself",
-            hint="fetch it with `git lfs pull` or download it again",
+            hint=LFS_HINT,
         )
     model = sentencepiece.SentencePieceProcessor()
     try:

@@ -69,6 +69,7 @@ class Trainer:
         cache: folder of token stores, shared by runs.
         device: torch device.
         on_report: called with every report.
+        on_prepare: called with the name of each source before it is tokenised.
     """
 
     def __init__(
@@ -159,8 +160,9 @@ class Trainer:
                 if self.validation is not None and _due(
                     self.step, config.validate_every, config.steps
                 ):
+                    before = time.perf_counter()
                     self._report(metrics, "validation", {"loss": self.validate()})
-                    window = _Window()
+                    window.start += time.perf_counter() - before  # not training time
                 if _due(self.step, config.checkpoint_every, config.steps):
                     self.save()
         finally:
@@ -218,7 +220,7 @@ class Trainer:
                 part = blank_loss(self.model, batch, config.train.label_smoothing) / accumulation
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.item()
-            window.add(batch.num_tokens, training_flops(config.model, batch), 0.0)
+            window.add_batch(batch.num_tokens, training_flops(config.model, batch))
             self.tokens_seen += batch.num_tokens
         rate = learning_rate(
             step, config.train.steps, config.optimizer.learning_rate, config.schedule
@@ -230,7 +232,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step = step
-        window.add(0, 0.0, loss)
+        window.add_step(loss)
         return {"grad_norm": norm.item(), "learning_rate": rate}
 
     def _autocast(self) -> torch.autocast:
@@ -244,26 +246,32 @@ class Trainer:
 
 
 class _Window:
-    """Sums between two reports."""
+    """Sums of the steps since the last report."""
 
     def __init__(self) -> None:
-        self.start = time.perf_counter()
-        self.tokens, self.flops, self.losses = 0, 0.0, [0.0][:0]
+        self.reset()
 
-    def add(self, tokens: int, flops: float, loss: float) -> None:
+    def reset(self) -> None:
+        self.start = time.perf_counter()
+        self.tokens, self.flops = 0, 0.0
+        self.losses: list[float] = []
+
+    def add_batch(self, tokens: int, flops: float) -> None:
         self.tokens += tokens
         self.flops += flops
-        if loss:
-            self.losses.append(loss)
+
+    def add_step(self, loss: float) -> None:
+        self.losses.append(loss)
 
     def close(self, peak: float) -> dict[str, float]:
+        """Means of the window; a new one begins."""
         seconds = time.perf_counter() - self.start
         values = {
-            "loss": math.fsum(self.losses) / max(1, len(self.losses)),
+            "loss": math.fsum(self.losses) / len(self.losses),
             "tokens_per_s": self.tokens / seconds,
             "mfu": self.flops / seconds / peak,
         }
-        self.__init__()  # type: ignore[misc]
+        self.reset()
         return values
 
 
