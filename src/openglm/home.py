@@ -30,7 +30,7 @@ def find_model(name: str) -> Path:
     """
     if name == EMBEDDED:
         folder = Path(str(files("openglm") / EMBEDDED))
-        if not folder.is_dir():
+        if not (folder / "config.json").is_file():
             raise ConfigError(
                 "the weights of mini are not in this installation",
                 hint="train them with recipes/mini, or name a checkpoint folder as MODEL",
