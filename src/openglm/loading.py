@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     tokenizer: str | Path | None = None,
+    description: dict[str, Any] | None = None,
 ) -> LanguageModel:
     """Loads a model.
 
@@ -28,6 +30,7 @@ def load(
         dtype: float32, bfloat16, float16; auto = float32 on a CPU, as stored on a GPU.
         device: cpu, cuda, cuda:N; auto = a GPU if there is one.
         tokenizer: folder of the vocabulary, if it is not beside the weights.
+        description: what a Megatron folder does not say, like {"num_attention_heads": 64}.
 
     Raises:
         ConfigError: unknown name.
@@ -36,7 +39,7 @@ def load(
     """
     folder = find_model(str(name))
     place = pick_device(device)
-    loaded = load_checkpoint(folder, _dtype(dtype, place), place)
+    loaded = load_checkpoint(folder, _dtype(dtype, place), place, description)
     found = find_tokenizer(Path(tokenizer) if tokenizer is not None else folder)
     return LanguageModel(loaded.model, found, str(name))
 

@@ -239,6 +239,19 @@ class _Golden:
             yield f"{tag}_scores", scores, self.arrays[f"{tag}_scores"]
 
 
+def recorded_description(golden: Path) -> dict[str, Any] | None:
+    """The sizes in `meta.json` beside a golden, or None: Megatron folders lack the head count."""
+    path = golden.parent / "meta.json"
+    if not path.is_file():
+        return None
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise VerificationError(f"{path} is not JSON: {error}") from error
+    is_description = isinstance(description, dict) and "num_attention_heads" in description
+    return description if is_description else None
+
+
 def _special_ids(golden: Path) -> dict[str, int]:
     path = golden.parent / "meta.json"
     if not path.is_file():

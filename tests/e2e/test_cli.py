@@ -95,6 +95,16 @@ def test_verify_passes_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert _run(["verify", str(tmp_path / "hf"), *golden], False) == 9
 
 
+def test_verify_takes_the_head_count_from_beside_the_golden(tmp_path: Path) -> None:
+    """A Megatron folder alone does not say how many heads it has."""
+    shutil.copytree(GOLDENS / "megatron_MP2", tmp_path / "alone")
+    golden = ["--golden", str(GOLDENS / "full_gmask.npz")]
+    assert _run(["verify", str(tmp_path / "alone"), *golden], False) == 0
+    shutil.copy(GOLDENS / "full_gmask.npz", tmp_path)
+    golden = ["--golden", str(tmp_path / "full_gmask.npz")]
+    assert _run(["verify", str(tmp_path / "alone"), *golden], False) == 4
+
+
 @pytest.mark.parametrize("golden", ["meta.json", "nothing.npz"])
 def test_verify_refuses_what_is_no_golden(golden: str) -> None:
     """A missing or foreign file must not count as verified."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,10 @@ def _naming(folder: Path) -> Iterator[None]:
 
 
 def load_checkpoint(
-    folder: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    description: dict[str, Any] | None = None,
 ) -> Loaded:
     """Loads any checkpoint folder known to `openglm.checkpoints.layouts`.
 
@@ -69,17 +73,23 @@ def load_checkpoint(
         folder: the checkpoint.
         dtype: of the parameters; None = as stored.
         device: where they go.
+        description: what a Megatron folder does not say, like {"num_attention_heads": 64}; used
+            where there is no description beside it.
 
     Raises:
         CheckpointError: see `open_weights`, `detect`; or tensors are missing, unexpected, of a
             wrong shape or of a dtype that weights cannot have.
     """
     with _naming(folder):
-        return _load(folder, dtype, device)
+        files = detect(folder)
+        if not files.config and description:
+            files = dataclasses.replace(files, config=description)
+        return _load(folder, files, dtype, device)
 
 
-def _load(folder: Path, dtype: torch.dtype | None, device: torch.device | str) -> Loaded:
-    files = detect(folder)
+def _load(
+    folder: Path, files: CheckpointFiles, dtype: torch.dtype | None, device: torch.device | str
+) -> Loaded:
     ranks = _open(files)
     shapes = [_joined_shapes(shards) for shards in ranks]
     config = _config(files, shapes[0], len(ranks))

@@ -38,9 +38,10 @@ def verify(
     """Prints the largest absolute difference of every recorded array; fails above `atol`."""
     from openglm.cli.output import console, print_json
     from openglm.loading import load
-    from openglm.verification import compare_golden
+    from openglm.verification import compare_golden, recorded_description
 
-    model = load(checkpoint, dtype="float32", device=device)
+    described = recorded_description(golden[0])
+    model = load(checkpoint, dtype="float32", device=device, description=described)
     results = [result for path in golden for result in compare_golden(model, path, atol)]
     failed = [result for result in results if not result.passed]
     if json:
