@@ -132,6 +132,7 @@ def test_convert_round_trip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["fill", "a [MASK]", "--max-tokens", "0"], 7, "max_tokens"),
         (["fill", "a [MASK]", "--dtype", "int3"], 2, "int3"),
         (["fill", "a [MASK]", "--colour"], 2, "--colour"),
+        (["fill", "a", "[MASK]"], 2, "quotes"),
         (["info", "glm-11b"], 3, "glm-10b"),
         (["frobnicate"], 2, "frobnicate"),
     ],

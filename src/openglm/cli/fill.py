@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from itertools import zip_longest
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -22,41 +22,20 @@ def register(app: typer.Typer) -> None:
             r"Fill \[MASK] (short), \[sMASK] (sentence) and \[gMASK] (long) in a text.",
             r"填空：\[MASK] 短语，\[sMASK] 句子，\[gMASK] 长文。",
         ),
-    )(fill)
+    )(options.takes_sampling(fill))
 
 
 def fill(
-    first: Annotated[str, typer.Argument(metavar="[MODEL] TEXT", show_default=False)],
-    second: Annotated[str | None, typer.Argument(hidden=True)] = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    no_repeat_ngram_size: options.NoRepeatNgramSize = None,
-    min_tokens: options.MinTokens = None,
-    max_tokens: options.MaxTokens = None,
-    num_beams: options.NumBeams = None,
-    length_penalty: options.LengthPenalty = None,
-    seed: options.Seed = None,
+    words: Annotated[list[str], typer.Argument(metavar="[MODEL] TEXT", show_default=False)],
     tokenizer: options.TokenizerFolder = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     json: options.Json = False,
+    *,
+    sampling: dict[str, Any],
 ) -> None:
     """Fills the blanks of a text; greedy unless sampling options are given."""
-    sampling = options.sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-        min_tokens=min_tokens,
-        max_tokens=max_tokens,
-        num_beams=num_beams,
-        length_penalty=length_penalty,
-        seed=seed,
-    )
-    name, text = options.model_and_text(first, second)
+    name, text = options.model_and_text(words)
     from openglm.cli.output import console, print_json
     from openglm.loading import load
 

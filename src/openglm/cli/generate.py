@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,41 +15,22 @@ from openglm.cli.language import say
 
 def register(app: typer.Typer) -> None:
     """Adds the verb."""
-    app.command("generate", help=say("Continue a text.", "续写文本。"))(generate)
+    app.command("generate", help=say("Continue a text.", "续写文本。"))(
+        options.takes_sampling(generate)
+    )
 
 
 def generate(
-    first: Annotated[str, typer.Argument(metavar="[MODEL] PROMPT", show_default=False)],
-    second: Annotated[str | None, typer.Argument(hidden=True)] = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    no_repeat_ngram_size: options.NoRepeatNgramSize = None,
-    min_tokens: options.MinTokens = None,
-    max_tokens: options.MaxTokens = None,
-    num_beams: options.NumBeams = None,
-    length_penalty: options.LengthPenalty = None,
-    seed: options.Seed = None,
+    words: Annotated[list[str], typer.Argument(metavar="[MODEL] PROMPT", show_default=False)],
     tokenizer: options.TokenizerFolder = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     json: options.Json = False,
+    *,
+    sampling: dict[str, Any],
 ) -> None:
     """Continues a text; temperature 0.9 and top-k 40 unless other sampling options are given."""
-    sampling = options.sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-        min_tokens=min_tokens,
-        max_tokens=max_tokens,
-        num_beams=num_beams,
-        length_penalty=length_penalty,
-        seed=seed,
-    )
-    name, prompt = options.model_and_text(first, second)
+    name, prompt = options.model_and_text(words)
     from openglm.cli.output import print_json
     from openglm.loading import load
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from openglm.cli.language import say
 from openglm.errors import UsageError
+
+
+def _option(kind: type, english: str, chinese: str) -> Any:
+    """An option of this type that may be left out."""
+    return Annotated[kind | None, typer.Option(help=say(english, chinese))]
+
 
 Json = Annotated[bool, typer.Option("--json", help=say("Machine-readable output.", "输出 JSON。"))]
 Dtype = Annotated[
@@ -23,39 +31,50 @@ TokenizerFolder = Annotated[
         help=say("Folder of the vocabulary, if not beside the weights.", "词表所在的文件夹。"),
     ),
 ]
-Temperature = Annotated[float | None, typer.Option(help=say("0 = greedy.", "采样温度，0 为贪心。"))]
-TopK = Annotated[int | None, typer.Option(help=say("Keep the k best; 0 = all.", "只保留前 k 个。"))]
-TopP = Annotated[
-    float | None, typer.Option(help=say("Nucleus probability; 1 = all.", "核采样概率。"))
-]
-RepetitionPenalty = Annotated[
-    float | None, typer.Option(help=say("Above 1 discourages repeats.", "重复惩罚，1 为关闭。"))
-]
-NoRepeatNgramSize = Annotated[
-    int | None,
-    typer.Option(help=say("Never repeat an n-gram; 0 = off.", "禁止重复的 n 元组长度。")),
-]
-MinTokens = Annotated[
-    int | None, typer.Option(help=say("Shortest blank, in tokens.", "每个空至少的词元数。"))
-]
-MaxTokens = Annotated[
-    int | None, typer.Option(help=say("Longest blank, in tokens.", "每个空至多的词元数。"))
-]
-NumBeams = Annotated[int | None, typer.Option(help=say("Beam search width.", "束搜索宽度。"))]
-LengthPenalty = Annotated[
-    float | None, typer.Option(help=say("Length exponent of beam scores.", "束搜索长度惩罚。"))
-]
-Seed = Annotated[int | None, typer.Option(help=say("Repeats a sampled result.", "随机种子。"))]
+SAMPLING: dict[str, Any] = {
+    "temperature": _option(float, "0 = greedy.", "采样温度，0 为贪心。"),
+    "top_k": _option(int, "Keep the k best; 0 = all.", "只保留前 k 个。"),
+    "top_p": _option(float, "Nucleus probability; 1 = all.", "核采样概率。"),
+    "repetition_penalty": _option(float, "Above 1 discourages repeats.", "重复惩罚，1 为关闭。"),
+    "no_repeat_ngram_size": _option(
+        int, "Never repeat an n-gram; 0 = off.", "禁止重复的 n 元组长度。"
+    ),
+    "min_tokens": _option(int, "Shortest blank, in tokens.", "每个空至少的词元数。"),
+    "max_tokens": _option(int, "Longest blank, in tokens.", "每个空至多的词元数。"),
+    "num_beams": _option(int, "Beam search width.", "束搜索宽度。"),
+    "length_penalty": _option(float, "Length exponent of beam scores.", "束搜索长度惩罚。"),
+    "seed": _option(int, "Repeats a sampled result.", "随机种子。"),
+}
+"""Sampling options: those of `SamplingParams`."""
 
 
-def sampling(**options: Any) -> dict[str, Any]:
-    """The options that were given."""
-    return {name: value for name, value in options.items() if value is not None}
+def takes_sampling(verb: Callable[..., None]) -> Callable[..., None]:
+    """Adds the sampling options to a verb, which gets those that were given as `sampling`."""
+
+    def command(**arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in SAMPLING}
+        verb(**arguments, sampling={n: value for n, value in given.items() if value is not None})
+
+    hints = get_type_hints(verb, include_extras=True)
+    own = [p for p in signature(verb).parameters.values() if p.name != "sampling"]
+    parameters = [p.replace(annotation=hints[p.name]) for p in own] + [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in SAMPLING.items()
+    ]
+    command.__doc__ = verb.__doc__
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
 
 
-def model_and_text(first: str, second: str | None) -> tuple[str, str]:
+def model_and_text(words: list[str]) -> tuple[str, str]:
     """`TEXT` or `MODEL TEXT`; a text of `-` is read from standard input."""
-    model, text = ("mini", first) if second is None else (first, second)
+    if len(words) > 2:
+        raise UsageError(
+            f"{len(words)} arguments, where a text, or a model and a text, are expected",
+            hint="put the text in quotes",
+        )
+    model, text = ("mini", *words) if len(words) == 1 else words
     if text != "-":
         return model, text
     try:
