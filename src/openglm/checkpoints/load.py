@@ -93,20 +93,18 @@ def _load(
     ranks = _open(files)
     shapes = [_joined_shapes(shards) for shards in ranks]
     config = _config(files, shapes[0], len(ranks))
+    model = build(config)
     names = (
-        NameMap(tuple(Row(n, (n,)) for n in build(config).state_dict()))
+        NameMap(tuple(Row(n, (n,)) for n in model.state_dict()))
         if files.layout == "openglm"
         else glm_map.name_map(config)
     )
-    model = build(config)
     rows = names.expand(config.num_layers)
     _check(folder, model, rows, shapes)
     stored = _check_dtypes(ranks)
-    parameters = dict(model.named_parameters())
     for row, tensors in _tensors(rows, ranks):
         _warn_if_copies_differ(row, tensors)
         for name, tensor in zip(row.targets, row.read(tensors), strict=True):
-            parameters.pop(name)
             _assign(model, name, tensor.to(device=device, dtype=dtype or stored))
     return Loaded(model.eval(), config, folder, files.layout, stored, files.config.get("about", {}))
 

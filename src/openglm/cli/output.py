@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 
 console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
 
 
 def print_json(values: object) -> None:
