@@ -18,6 +18,7 @@ from torch import Tensor
 
 from openglm.config import ModelConfig
 from openglm.engine.fill import Filler, Step
+from openglm.engine.implied import implied_inputs
 from openglm.engine.prompt import Prompt, blank_prompt, continuation_prompt
 from openglm.engine.sampling import SamplingParams
 from openglm.engine.score import score_choices, score_unidirectional
@@ -103,9 +104,16 @@ class LanguageModel:
         config: the architecture.
         network: the torch module.
         name: how it was asked for.
+        token_ids: ids of command tokens by role, as far as the checkpoint folder says.
     """
 
-    def __init__(self, network: Transformer, tokenizer: Tokenizer | None, name: str) -> None:
+    def __init__(
+        self,
+        network: Transformer,
+        tokenizer: Tokenizer | None,
+        name: str,
+        token_ids: dict[str, int] | None = None,
+    ) -> None:
         self.network = network
         self.config: ModelConfig = network.config
         self.name = name
@@ -116,6 +124,9 @@ class LanguageModel:
                 hint="it belongs to another model",
             )
         self._tokenizer = tokenizer
+        self.token_ids = dict(token_ids or {})
+        if tokenizer is not None:
+            self.token_ids |= {token.role: token.id for token in tokenizer.special.tokens}
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -247,8 +258,8 @@ class LanguageModel:
     ) -> Tensor:
         """Logits of every token, (B, T, V) float32.
 
-        What is None is what the official code takes when it is not given: positions 0, 1, 2, ...
-        (behind the cached tokens), block positions 0, and causal attention.
+        What is None follows from the ids, those in the cache included, as in the official code;
+        see `openglm.engine.implied`.
 
         Args:
             input_ids: (B, T) int64.
@@ -265,19 +276,25 @@ class LanguageModel:
         if ids.dim() != 2:
             raise RequestError(f"input_ids has shape {tuple(ids.shape)}; it must be (B, T)")
         past = 0 if cache is None else cache.length
+        every = ids
         if cache is not None:
             cache.reserve(*ids.shape)
-        if position_ids is None:
-            position_ids = torch.arange(past, past + ids.shape[1]).expand_as(ids)
-        if block_position_ids is None:
-            block_position_ids = torch.zeros_like(ids)
-        positions = torch.as_tensor(position_ids)
-        blocks = torch.as_tensor(block_position_ids)
+            cache.input_ids[:, past : past + ids.shape[1]] = ids
+            every = cache.input_ids[:, : past + ids.shape[1]]
         self._check_range("input_ids", ids, ids.shape, self.config.vocab_size)
+        if block_position_ids is None and self.config.position != "rotary_2d":
+            block_position_ids = torch.zeros_like(ids)
+        positions, blocks = position_ids, block_position_ids
+        if positions is None or blocks is None or mask is None:
+            implied = implied_inputs(self.config, self.token_ids, every)
+            positions = implied.position_ids[:, past:] if positions is None else positions
+            blocks = implied.block_position_ids[:, past:] if blocks is None else blocks
+        positions, blocks = torch.as_tensor(positions), torch.as_tensor(blocks)
         self._check_range("position_ids", positions, ids.shape, self.config.position_rows)
         self._check_range("block_position_ids", blocks, ids.shape, self.config.position_rows)
         device = self.network.word_embeddings.weight.device
-        spec = _mask_spec(mask, ids.shape[0], ids.shape[1], past + ids.shape[1], device)
+        shape = (*ids.shape, past + ids.shape[1])
+        spec = (implied.mask if mask is None else _mask_spec(mask, shape)).to(device)
         hidden = self.network(ids.to(device), positions.to(device), blocks.to(device), spec, cache)
         return self.network.logits(hidden).float()
 
@@ -347,26 +364,21 @@ def _beam_defaults(defaults: SamplingParams, sampling: dict[str, Any]) -> Sampli
     return FILL_DEFAULTS if sampling.get("num_beams", 1) != 1 else defaults
 
 
-def _mask_spec(
-    mask: Tensor | None, batch: int, queries: int, keys: int, device: torch.device
-) -> MaskSpec:
-    if mask is None:
-        return MaskSpec.causal()
-    mask = torch.as_tensor(mask).to(device)
+def _mask_spec(mask: Tensor, shape: tuple[int, int, int]) -> MaskSpec:
+    """A caller's mask for (B, T, S)."""
+    mask = torch.as_tensor(mask)
     if mask.dtype == torch.bool:
-        if mask.shape != (batch, queries, keys):
-            raise RequestError(
-                f"mask has shape {tuple(mask.shape)}; (B, T, S) is {(batch, queries, keys)} here"
-            )
+        if mask.shape != shape:
+            raise RequestError(f"mask has shape {tuple(mask.shape)}; (B, T, S) is {shape} here")
         return MaskSpec.explicit(mask)
-    if mask.is_floating_point() or mask.shape != (batch,):
+    if mask.is_floating_point() or mask.shape != shape[:1]:
         raise RequestError(
             f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; "
             "it must be bool (B, T, S), or int (B,) context lengths"
         )
-    if mask.numel() and not (int(mask.min()) >= 0 and int(mask.max()) <= keys):
+    if mask.numel() and not (int(mask.min()) >= 0 and int(mask.max()) <= shape[2]):
         raise RequestError(
             f"mask has values from {int(mask.min())} to {int(mask.max())}; "
-            f"a context length is from 0 to {keys} here"
+            f"a context length is from 0 to {shape[2]} here"
         )
     return MaskSpec.prefix(mask)

@@ -125,25 +125,57 @@ def _facts(config: ModelConfig) -> dict[str, Any]:
 
 
 def cache_bytes(config: ModelConfig, num_tokens: int, width: float) -> int:
-    """Keys and values of one sequence: 2 * layers * hidden_size per token."""
-    return int(2 * config.num_layers * config.hidden_size * num_tokens * width)
+    """Keys and values of one sequence: 2 * layers * key/value heads * head_dim per token."""
+    per_token = 2 * config.num_cached_layers * config.kv_heads * config.head_dim
+    return int(per_token * num_tokens * width)
 
 
 POSITION_WORDS = {
     "learned_2d": "two learned position tables (place in the text, place in the blank)",
     "learned": "one learned position table",
+    "rotary": "rotary positions",
+    "rotary_2d": "rotary positions, half of each head for the place in the text, half for the "
+    "place in the blank",
 }
-ACTIVATION_WORDS = {"gelu_tanh": "GELU (tanh form)", "gelu_erf": "GELU (exact)"}
+ACTIVATION_WORDS = {
+    "gelu_tanh": "GELU (tanh form)",
+    "gelu_erf": "GELU (exact)",
+    "gelu_sigmoid": "GELU (sigmoid form)",
+    "geglu": "GELU gates",
+    "swiglu": "SiLU gates",
+}
+NORM_WORDS = {"layernorm": "LayerNorm", "rmsnorm": "RMSNorm"}
+RESIDUAL_WORDS = {
+    "pre": "pre-norm blocks",
+    "sandwich": "blocks with norms before and behind each part",
+    "deepnorm": "DeepNorm blocks",
+}
 
 
 def in_words(config: ModelConfig) -> list[str]:
     """The architecture as sentences."""
     c = config
-    return [
+    norm = NORM_WORDS[c.norm]
+    heads = f"{c.num_attention_heads} heads of {c.head_dim}"
+    if c.kv_heads != c.num_attention_heads:
+        heads += f" sharing {c.kv_heads} key/value heads"
+    lines = [
         f"{c.num_parameters:,} parameters, vocabulary of {c.vocab_size:,}",
-        f"{c.num_layers} pre-norm blocks of width {c.hidden_size}: LayerNorm, "
-        f"{c.num_attention_heads} heads of {c.head_dim}, LayerNorm, "
-        f"MLP of {c.intermediate_size} with {ACTIVATION_WORDS[c.activation]}",
+        f"{c.num_layers} {RESIDUAL_WORDS[c.residual]} of width {c.hidden_size}: {norm}, {heads}, "
+        f"{norm}, MLP of {c.intermediate_size} with {ACTIVATION_WORDS[c.activation]}",
         f"{POSITION_WORDS[c.position]}, {c.max_position_embeddings} positions",
-        "context bidirectional, blanks causal; output head tied to the word embedding",
     ]
+    if c.is_rotary:
+        turned = f"{c.rotary_width} of {c.head_dim} elements turn, {c.rotary_pairing} pairs"
+        exact = c.rotary_compute == c.rotary_frequencies == "float32"
+        angles = "exact angles" if exact else f"angles as released in {c.rotary_compute}"
+        lines.append(f"{turned}, base {c.rope_theta:g}, {angles}")
+    if c.top_query:
+        lines.append("a top block whose queries come from a position table")
+    blanks = c.context == "until_sop" or c.position == "learned_2d"
+    head = "tied to" if c.tie_word_embeddings else "apart from"
+    lines.append(
+        f"{'context bidirectional, blanks causal' if blanks else 'causal'}; "
+        f"output head {head} the word embedding"
+    )
+    return lines

@@ -24,8 +24,8 @@ def attention(
 
     Args:
         queries: (B, T, H, D).
-        keys: (B, S, H, D).
-        values: (B, S, H, D).
+        keys: (B, S, K, D); query head h uses key head h // (H / K).
+        values: (B, S, K, D).
         bias: (1 or B, 1, T, S) float, added to the scores; None = every key is visible.
         dropout_probability: applied to the attention probabilities.
 
@@ -42,24 +42,33 @@ def attention(
 def reference(
     queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, dropout_probability: float
 ) -> Tensor:
-    """The specification, on (B, H, T, D); the softmax is always in float32."""
-    scaled = queries * queries.shape[-1] ** -0.5
-    scores = torch.matmul(scaled, keys.transpose(2, 3)).float()  # (B, H, T, S)
+    """The specification, on (B, H, T, D) and (B, K, S, D); the softmax is always in float32."""
+    num_heads, num_queries, width = queries.shape[1:]
+    # The queries of a group share keys: they are stacked, so that keys are never copied.
+    scaled = (queries * width**-0.5).unflatten(1, (keys.shape[1], -1)).flatten(2, 3)
+    scores = torch.matmul(scaled, keys.transpose(2, 3)).float()  # (B, K, H / K * T, S)
+    scores = scores.view(-1, num_heads, num_queries, keys.shape[2])  # (B, H, T, S)
     if bias is not None:
         scores = scores + bias
     probabilities = torch.softmax(scores, dim=-1).to(values.dtype)
     if dropout_probability > 0:
         probabilities = dropout(probabilities, dropout_probability)
-    return torch.matmul(probabilities, values)  # (B, H, T, D)
+    stacked = probabilities.view(-1, keys.shape[1], scaled.shape[2], keys.shape[2])
+    return torch.matmul(stacked, values).view_as(queries)  # (B, H, T, D)
 
 
 def fused(
     queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, dropout_probability: float
 ) -> Tensor:
-    """Torch's kernel, on (B, H, T, D); never holds the (T, S) matrix."""
+    """Torch's kernel, on (B, H, T, D) and (B, K, S, D); never holds the (T, S) matrix."""
     # In bf16 the most negative float32 would become -inf, and a blocked row NaN.
     lowest = torch.finfo(queries.dtype).min
     mask = None if bias is None else bias.clamp(min=lowest).to(queries.dtype)
     return scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, dropout_p=dropout_probability
+        queries,
+        keys,
+        values,
+        attn_mask=mask,
+        dropout_p=dropout_probability,
+        enable_gqa=queries.shape[1] != keys.shape[1],
     )

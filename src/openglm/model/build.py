@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from openglm.config import ModelConfig
+from openglm.model.codegeex import TopQueryTransformer
 from openglm.model.transformer import Transformer
 
 
 def build(config: ModelConfig, device: torch.device | str = "meta") -> Transformer:
     """Builds the network in float32; on "meta" it takes no memory and no time for any size."""
     with torch.device(device):
-        return Transformer(config)
+        return (TopQueryTransformer if config.top_query else Transformer)(config)
 
 
 @torch.no_grad()
@@ -28,11 +29,11 @@ def initialize(model: Transformer, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     scaled = config.initializer_range / math.sqrt(2 * config.num_layers)
     for name, module in model.named_modules():
-        if isinstance(module, nn.LayerNorm):
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm):
             module.reset_parameters()
         elif isinstance(module, nn.Linear | nn.Embedding):
             is_output = name.endswith(("o_proj", "down_proj"))
             std = scaled if is_output else config.initializer_range
             module.weight.normal_(0.0, std, generator=generator)
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()

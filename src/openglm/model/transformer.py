@@ -1,9 +1,13 @@
-"""The one configurable transformer: a stack of pre-norm blocks over token and position embeddings.
+"""The one configurable transformer: a stack of blocks over token embeddings.
 
-    ids (B, T) ── word embedding ─┐
-    positions (B, T) ─ position ──┴─ + ─ dropout ─ L x [norm ─ attention ─ + ─ norm ─ MLP ─ +]
-                                      ─ norm ─ hidden states (B, T, C)
-    logits = hidden · word_embedding^T                               (B, T, V), no bias
+    ids (B, T) ── word embedding ── positions ── dropout ── L x block ── norm ── hidden (B, T, C)
+
+    block, by `residual`    h = attention, then the MLP likewise
+        pre                 x + h(norm(x))
+        sandwich            x + norm(h(norm(x)))
+        deepnorm            a * n + h(n) with n = norm(x)
+
+    logits = hidden · output_weight^T                                (B, T, V), no bias
 
 What varies between checkpoints is chosen in the constructors from `ModelConfig`.
 Shape letters: docs/architecture.md.
@@ -19,24 +23,84 @@ from openglm.nn.attention import Attention
 from openglm.nn.cache import KVCache, LayerCache
 from openglm.nn.dropout import dropout
 from openglm.nn.masks import MaskSpec
-from openglm.nn.mlp import MLP
+from openglm.nn.mlp import mlp
+from openglm.nn.norm import norm
 from openglm.nn.positions import POSITIONS
+from openglm.nn.rotary import Rotation
 
 
-class Block(nn.Module):
+class PreNormBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.input_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.input_norm = norm(config)
         self.attention = Attention(config)
-        self.post_attention_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
-        self.mlp = MLP(config)
+        self.post_attention_norm = norm(config)
+        self.mlp = mlp(config)
 
-    def forward(self, x: Tensor, bias: Tensor | None, cache: LayerCache | None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        x = x + self.attention(self.input_norm(x), bias, cache)
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        bias: Tensor | None,
+        cache: LayerCache | None,
+        query_source: Tensor | None = None,
+    ) -> Tensor:
+        """(B, T, C) -> (B, T, C); for the other arguments see `Attention.forward`."""
+        x = x + self.attention(self.input_norm(x), rotation, bias, cache, query_source)
         return x + self.mlp(self.post_attention_norm(x))  # type: ignore[no-any-return]
+
+
+class SandwichBlock(PreNormBlock):
+    """A second norm on what attention and MLP give, before it is added (GLM-4-0414)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.attention_output_norm = norm(config)
+        self.mlp_output_norm = norm(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        bias: Tensor | None,
+        cache: LayerCache | None,
+        query_source: Tensor | None = None,
+    ) -> Tensor:
+        """See `PreNormBlock.forward`."""
+        mixed = self.attention(self.input_norm(x), rotation, bias, cache, query_source)
+        x = x + self.attention_output_norm(mixed)
+        return x + self.mlp_output_norm(self.mlp(self.post_attention_norm(x)))  # type: ignore[no-any-return]
+
+
+class DeepNormBlock(PreNormBlock):
+    """The residual carries the scaled, normalised tensor (DeepNet, section 3; GLM-130B, 2.1)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.residual_scale = config.residual_scale
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        bias: Tensor | None,
+        cache: LayerCache | None,
+        query_source: Tensor | None = None,
+    ) -> Tensor:
+        """See `PreNormBlock.forward`."""
+        x = self.input_norm(x)
+        x = self.residual_scale * x + self.attention(x, rotation, bias, cache, query_source)
+        x = self.post_attention_norm(x)
+        return self.residual_scale * x + self.mlp(x)  # type: ignore[no-any-return]
+
+
+BLOCKS: dict[str, type[PreNormBlock]] = {
+    "pre": PreNormBlock,
+    "sandwich": SandwichBlock,
+    "deepnorm": DeepNormBlock,
+}
 
 
 class Transformer(nn.Module):
@@ -48,8 +112,17 @@ class Transformer(nn.Module):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.positions = POSITIONS[config.position](config)
         self.embedding_dropout = dropout(config.embedding_dropout)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        block = BLOCKS[config.residual]
+        self.layers = nn.ModuleList(block(config) for _ in range(config.num_layers))
+        self.final_norm = norm(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """(V, C) of the output head: its own, or the word embedding."""
+        head: nn.Module = getattr(self, "lm_head", self.word_embeddings)
+        return head.weight  # type: ignore[return-value]
 
     def forward(
         self,
@@ -72,16 +145,24 @@ class Transformer(nn.Module):
             (B, T, C) in the dtype of the parameters.
         """
         x = self.word_embeddings(input_ids)  # (B, T, C)
-        x = self.embedding_dropout(x + self.positions(position_ids, block_position_ids))
+        x, rotation = self.positions(x, position_ids, block_position_ids)
+        x = self.embedding_dropout(x)
         num_queries = input_ids.shape[1]
         num_cached = 0 if cache is None else cache.length
         bias = mask.bias(num_queries, num_cached + num_queries, x.device)
         for index, layer in enumerate(self.layers):
-            x = layer(x, bias, None if cache is None else cache.layer(index))
+            x = layer(x, rotation, bias, None if cache is None else cache.layer(index))
+        x = self.top(self.final_norm(x), position_ids, bias, cache)
         if cache is not None:
             cache.advance(num_queries)
-        return self.final_norm(x)  # type: ignore[no-any-return]
+        return x
+
+    def top(
+        self, x: Tensor, position_ids: Tensor, bias: Tensor | None, cache: KVCache | None
+    ) -> Tensor:
+        """What comes after the final norm: nothing here. (B, T, C) -> (B, T, C)."""
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., C) hidden states -> (..., V) logits through the tied word embedding."""
-        return linear(hidden, self.word_embeddings.weight)
+        """(..., C) hidden states -> (..., V) logits."""
+        return linear(hidden, self.output_weight)

@@ -15,7 +15,7 @@ from openglm.errors import RequestError
 class KVCache:
     """Preallocated keys and values of one batch.
 
-    Memory: 2 * num_layers * batch_size * max_length * hidden_size elements.
+    Memory: 2 * num_cached_layers * batch_size * max_length * kv_heads * head_dim elements.
 
     Args:
         config: the architecture.
@@ -23,6 +23,9 @@ class KVCache:
         max_length: largest number of tokens per row, context included.
         dtype: dtype of keys and values.
         device: where they live.
+
+    Attributes:
+        input_ids: (B, max_length) int64 on the CPU, the cached tokens, where the caller knows them.
     """
 
     def __init__(
@@ -33,11 +36,12 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (batch_size, max_length, config.num_attention_heads, config.head_dim)
+        shape = (batch_size, max_length, config.kv_heads, config.head_dim)
         self.keys = [
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)
+            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_cached_layers)
         ]
         self.values = [torch.zeros_like(keys) for keys in self.keys]
+        self.input_ids = torch.zeros((batch_size, max_length), dtype=torch.int64)
         self.batch_size = batch_size
         self.max_length = max_length
         self.length = 0
@@ -69,18 +73,21 @@ class KVCache:
         for tensors in (self.keys, self.values):
             for tensor in tensors:
                 tensor[:, : self.length] = tensor[rows, : self.length]
+        self.input_ids = self.input_ids[rows.cpu()]
 
     def copy(self) -> KVCache:
         """A cache with the same content that grows on its own."""
         other = copy.copy(self)
         other.keys = [keys.clone() for keys in self.keys]
         other.values = [values.clone() for values in self.values]
+        other.input_ids = self.input_ids.clone()
         return other
 
     def expand(self, copies: int) -> None:
         """Repeats every row `copies` times in place: row i becomes rows i*copies ... ."""
         self.keys = [keys.repeat_interleave(copies, dim=0) for keys in self.keys]
         self.values = [values.repeat_interleave(copies, dim=0) for values in self.values]
+        self.input_ids = self.input_ids.repeat_interleave(copies, dim=0)
         self.batch_size *= copies
 
 
@@ -92,7 +99,7 @@ class LayerCache:
     index: int
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores (B, T, H, D) keys and values; returns all cached ones, (B, S, H, D)."""
+        """Stores (B, T, K, D) keys and values; returns all cached ones, (B, S, K, D)."""
         start, end = self.cache.length, self.cache.length + keys.shape[1]
         all_keys, all_values = self.cache.keys[self.index], self.cache.values[self.index]
         all_keys[:, start:end] = keys

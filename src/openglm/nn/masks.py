@@ -32,6 +32,11 @@ class MaskSpec:
         """The mask given as (B, T, S) bool."""
         return cls(allowed=allowed)
 
+    def to(self, device: torch.device) -> MaskSpec:
+        """The same mask on another device."""
+        move = [x if x is None else x.to(device) for x in (self.prefix_lengths, self.allowed)]
+        return MaskSpec(*move)
+
     def dense(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
         """The mask as (1 or B, T, S) bool; queries are the last `num_queries` of `num_keys`."""
         if self.allowed is not None:

@@ -1,10 +1,11 @@
-"""Learned position embeddings: one table, or GLM's two (GLM paper, section 2.2)."""
+"""Positions: tables added to the embedding (GLM paper, section 2.2), or rotations for attention."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from openglm.config import ModelConfig
+from openglm.nn.rotary import RotaryPositions
 
 
 class LearnedPositions(nn.Module):
@@ -14,9 +15,11 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.position = nn.Embedding(config.position_rows, config.hidden_size)
 
-    def forward(self, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
-        """(B, T) int64 ids -> (B, T, C); block positions are not used."""
-        return self.position(position_ids)  # type: ignore[no-any-return]
+    def forward(
+        self, x: Tensor, position_ids: Tensor, block_position_ids: Tensor
+    ) -> tuple[Tensor, None]:
+        """(B, T, C) embeddings and (B, T) int64 ids -> (B, T, C), no rotation."""
+        return x + self.position(position_ids), None
 
 
 class Learned2DPositions(nn.Module):
@@ -27,13 +30,16 @@ class Learned2DPositions(nn.Module):
         self.position = nn.Embedding(config.position_rows, config.hidden_size)
         self.block_position = nn.Embedding(config.position_rows, config.hidden_size)
 
-    def forward(self, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
-        """(B, T) int64 ids -> (B, T, C)."""
-        positions = self.position(position_ids) + self.block_position(block_position_ids)
-        return positions  # type: ignore[no-any-return]
+    def forward(
+        self, x: Tensor, position_ids: Tensor, block_position_ids: Tensor
+    ) -> tuple[Tensor, None]:
+        """(B, T, C) embeddings and (B, T) int64 ids -> (B, T, C), no rotation."""
+        return x + (self.position(position_ids) + self.block_position(block_position_ids)), None
 
 
 POSITIONS: dict[str, type[nn.Module]] = {
     "learned": LearnedPositions,
     "learned_2d": Learned2DPositions,
+    "rotary": RotaryPositions,
+    "rotary_2d": RotaryPositions,
 }

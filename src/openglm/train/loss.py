@@ -41,9 +41,7 @@ def blank_loss(model: Transformer, batch: Batch, label_smoothing: float = 0.0) -
     )  # (B, T, C)
     scored = torch.from_numpy(batch.loss_mask.astype(bool)).to(device)
     targets = torch.from_numpy(batch.targets).to(device)[scored]  # (N,)
-    loss: Tensor = HeadLoss.apply(
-        hidden[scored], model.word_embeddings.weight, targets, label_smoothing
-    )  # type: ignore[no-untyped-call]
+    loss: Tensor = HeadLoss.apply(hidden[scored], model.output_weight, targets, label_smoothing)  # type: ignore[no-untyped-call]
     return loss
 
 

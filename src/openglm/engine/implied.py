@@ -1,0 +1,81 @@
+"""What token ids alone imply: positions and mask, as the official code derives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openglm.config import ModelConfig
+from openglm.errors import RequestError
+from openglm.nn.masks import MaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Implied:
+    """Inputs of a forward call over all S tokens of B rows.
+
+    Args:
+        position_ids: (B, S) int64.
+        block_position_ids: (B, S) int64.
+        mask: over all of them.
+    """
+
+    position_ids: Tensor
+    block_position_ids: Tensor
+    mask: MaskSpec
+
+
+def implied_inputs(config: ModelConfig, token_ids: dict[str, int], input_ids: Tensor) -> Implied:
+    """Positions and mask of (B, S) int64 ids.
+
+    With `context="explicit"`: positions 0, 1, 2, ..., no block positions, causal.
+
+    With "until_sop" (ChatGLM-6B, GLM-130B): all before `sop` is context and sees itself whole.
+    From `sop` on, positions stay at the blank, `[gMASK]` before `[MASK]` if there are both, and
+    block positions count 1, 2, ... . A model without block positions goes on counting behind
+    `[gMASK]` instead.
+
+    Raises:
+        RequestError: a row without `sop` or without a blank, where these matter.
+    """
+    counted = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+    if config.context == "explicit":
+        return Implied(counted, torch.zeros_like(input_ids), MaskSpec.causal())
+    lengths = _first(input_ids, token_ids, "sop")  # (B,)
+    rows = [_blank(row, token_ids, number) for number, row in enumerate(input_ids)]
+    blanks = torch.tensor([place for place, _ in rows])[:, None]  # (B, 1)
+    counts_on = torch.tensor([is_long and config.position != "rotary_2d" for _, is_long in rows])
+    generated = counted >= lengths[:, None]
+    frozen = generated & ~counts_on[:, None]
+    return Implied(
+        torch.where(frozen, blanks, counted),
+        torch.where(generated, counted - lengths[:, None] + 1, 0),
+        MaskSpec.prefix(lengths),
+    )
+
+
+def _first(input_ids: Tensor, token_ids: dict[str, int], role: str) -> Tensor:
+    """(B,) index of the first token with this role."""
+    found = input_ids == token_ids.get(role, -1)
+    absent = (~found.any(dim=1)).nonzero().flatten().tolist()
+    if absent:
+        raise RequestError(
+            f"row {absent[0]} of input_ids has no {role} token ({token_ids.get(role, 'unknown')}), "
+            "from which positions and mask follow",
+            hint="end the prompt with a blank and sop, or give position_ids and mask",
+        )
+    return found.int().argmax(dim=1)
+
+
+def _blank(row: Tensor, token_ids: dict[str, int], number: int) -> tuple[int, bool]:
+    """Place of the blank that a row fills, and whether it is a long one."""
+    for role in ("gmask", "mask", "smask"):
+        places = (row == token_ids.get(role, -1)).nonzero()
+        if len(places):
+            return int(places[0]), role == "gmask"
+    raise RequestError(
+        f"row {number} of input_ids has no blank ([MASK] or [gMASK]), from which positions follow",
+        hint="put one into the prompt, or give position_ids and mask",
+    )
