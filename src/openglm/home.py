@@ -23,7 +23,7 @@ def find_model(name: str) -> Path:
     """The checkpoint folder that `name` stands for.
 
     Args:
-        name: `mini`, a folder, or a preset or hub name that was downloaded.
+        name: `mini`, a folder, a .pt file, or a preset or hub name that was downloaded.
 
     Raises:
         ConfigError: there is none; the message tells a known name from an unknown one.
@@ -36,7 +36,7 @@ def find_model(name: str) -> Path:
                 hint="train them with recipes/mini, or name a checkpoint folder as MODEL",
             )
         return folder
-    if name and os.path.isdir(name):
+    if name and (os.path.isdir(name) or (os.path.isfile(name) and name.endswith(".pt"))):
         return Path(name)
     if os.path.isfile(name):
         raise ConfigError(f"{name} is a file", hint=f"name its folder, {Path(name).parent}")

@@ -41,7 +41,7 @@ def load(
     place = pick_device(device)
     loaded = load_checkpoint(folder, _dtype(dtype, place), place, description)
     found = find_tokenizer(Path(tokenizer) if tokenizer is not None else folder)
-    return LanguageModel(loaded.model, found, str(name))
+    return LanguageModel(loaded.model, found, str(name), loaded.token_ids)
 
 
 def pick_device(name: str) -> torch.device:

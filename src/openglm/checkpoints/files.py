@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,6 +95,7 @@ class PickleFile:
                 f"{path} has no dictionary {key!r} of weights; it has "
                 f"{', '.join(map(str, self.content))}"
             )
+        tensors = dict(_flatten(tensors))
         strangers = [str(n) for n, value in tensors.items() if not isinstance(value, Tensor)]
         if strangers:
             raise CheckpointError(
@@ -116,6 +117,15 @@ class PickleFile:
     def get(self, name: str) -> Tensor:
         """See `WeightFile.get`."""
         return self.tensors[name]
+
+
+def _flatten(nested: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Entries of dictionaries in dictionaries, with their keys joined by dots (CodeGeeX)."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def open_weights(path: Path, key: str | None = None) -> WeightFile:

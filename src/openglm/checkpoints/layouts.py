@@ -2,7 +2,8 @@
 
 openglm    config.json with "format": "openglm", model*.safetensors
 hf         config.json, model*.safetensors or pytorch_model*.bin, with an index if sharded
-megatron   latest or latest_checkpointed_iteration.txt -> TAG/mp_rank_XX_model_states.pt
+megatron   latest or latest_checkpointed_iteration.txt -> TAG/mp_rank_XX_model_states.pt,
+           or one .pt file; SwissArmyTransformer folders are such
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ FORMAT_VERSION = 1
 TRACKERS = ("latest_checkpointed_iteration.txt", "latest")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
+WHOLE = ".pt"
+"""Ending of a file that holds a whole model (CodeGeeX), like one rank of a megatron folder."""
 SIDECARS = (CONFIG, "model_config.json", "meta.json")
 _TAG = re.compile(r"\w[\w.+-]*")
 _RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
@@ -50,7 +53,10 @@ class CheckpointFiles:
 def detect(folder: Path) -> CheckpointFiles:
     """Recognises `folder`; `CheckpointError` names what was looked for when it is none."""
     if folder.is_file():
-        raise CheckpointError(f"{folder} is a file", hint=f"name its folder, {folder.parent}")
+        if folder.suffix != WHOLE:
+            raise CheckpointError(f"{folder} is a file", hint=f"name its folder, {folder.parent}")
+        sidecar = _sidecar(folder.parent, folder.parent)
+        return CheckpointFiles(folder, "megatron", sidecar, [], None, [folder])
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}")
     tag_folder = _megatron_tag(folder)
@@ -58,6 +64,9 @@ def detect(folder: Path) -> CheckpointFiles:
         ranks = _ranks(tag_folder)
         return CheckpointFiles(folder, "megatron", _sidecar(folder, tag_folder), [], None, ranks)
     shards, index = _shards(folder)
+    whole = sorted(folder.glob("*" + WHOLE))
+    if not shards and len(whole) == 1:
+        return detect(whole[0])
     if not shards:
         held = sorted(path.name for path in folder.iterdir())
         names = [*SINGLES, *INDEXES, *TRACKERS, "mp_rank_00_model_states.pt"]

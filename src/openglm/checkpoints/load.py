@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from openglm.checkpoints.files import FLOAT_DTYPES, PickleFile, WeightFile, open_weights
 from openglm.checkpoints.layouts import FORMAT_VERSION, CheckpointFiles, detect
-from openglm.checkpoints.maps import NameMap, Row
-from openglm.checkpoints.maps import glm as glm_map
+from openglm.checkpoints.maps import FAMILIES, Family, NameMap, Row
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError, ConfigError, suggest
 from openglm.log import logger
@@ -24,6 +23,8 @@ from openglm.model import Transformer, build
 
 LISTED = 8
 """Names shown of a longer list."""
+MANY_LAYERS = 1000
+"""A description of more layers is compared with the weights before the network is built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Loaded:
         config: its architecture.
         folder: where it came from.
         layout: of the folder: openglm, hf or megatron.
+        token_ids: ids of command tokens by role, as far as the folder says.
         stored_dtype: of the weights in the files.
         metadata: the `about` table of an openglm folder, {} for others.
     """
@@ -43,6 +45,7 @@ class Loaded:
     config: ModelConfig
     folder: Path
     layout: str
+    token_ids: dict[str, int]
     stored_dtype: torch.dtype
     metadata: dict[str, Any]
 
@@ -82,80 +85,119 @@ def load_checkpoint(
     """
     with _naming(folder):
         files = detect(folder)
-        if not files.config and description:
-            files = dataclasses.replace(files, config=description)
+        if files.layout == "megatron" and description:
+            files = dataclasses.replace(files, config=description | files.config)
         return _load(folder, files, dtype, device)
 
 
 def _load(
     folder: Path, files: CheckpointFiles, dtype: torch.dtype | None, device: torch.device | str
 ) -> Loaded:
-    ranks = _open(files)
+    family, ranks = _open(files)
     shapes = [_joined_shapes(shards) for shards in ranks]
-    config = _config(files, shapes[0], len(ranks))
+    config = _config(files, family, shapes[0], len(ranks))
+    if config.num_layers > max(len(shapes[0]), MANY_LAYERS):
+        raise CheckpointError(
+            f"num_layers={config.num_layers}, but the weights have {len(shapes[0])} tensors in all"
+        )
     model = build(config)
     names = (
         NameMap(tuple(Row(n, (n,)) for n in model.state_dict()))
-        if files.layout == "openglm"
-        else glm_map.name_map(config)
+        if family is None
+        else family.name_map(config)
     )
     rows = names.expand(config.num_layers)
-    _check(folder, model, rows, shapes)
+    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    _check(folder, wanted, rows, shapes)
     stored = _check_dtypes(ranks)
     for row, tensors in _tensors(rows, ranks):
         _warn_if_copies_differ(row, tensors)
-        for name, tensor in zip(row.targets, row.read(tensors), strict=True):
+        parts = row.read(tensors, [wanted[target] for target in row.targets])
+        for name, tensor in zip(row.targets, parts, strict=True):
             _assign(model, name, tensor.to(device=device, dtype=dtype or stored))
-    return Loaded(model.eval(), config, folder, files.layout, stored, files.config.get("about", {}))
+    _warn_if_repetitions_differ(model, rows, ranks)
+    about = files.config.get("about", {})
+    return Loaded(
+        model.eval(), config, folder, files.layout, _token_ids(files, family), stored, about
+    )
 
 
 def describe_checkpoint(folder: Path) -> tuple[ModelConfig, str, dict[str, Any]]:
     """Architecture, layout and `about` table of a folder; weights are opened, not read."""
     with _naming(folder):
         files = detect(folder)
-        ranks = _open(files)
-        config = _config(files, _joined_shapes(ranks[0]), len(ranks))
+        family, ranks = _open(files)
+        config = _config(files, family, _joined_shapes(ranks[0]), len(ranks))
         return config, files.layout, files.config.get("about", {})
 
 
-def _open(files: CheckpointFiles) -> list[list[WeightFile]]:
-    """Weight files by rank; Hugging Face prefixes are taken off."""
+def _open(files: CheckpointFiles) -> tuple[Family | None, list[list[WeightFile]]]:
+    """The family (None: openglm's own), and the weight files by rank under canonical names."""
     if files.layout == "megatron":
         ranks = [open_weights(path, key="module") for path in files.ranks]
         _check_num_ranks(files, ranks)
-        return [[file] for file in ranks]
+        family = _family_by_names(files, set(ranks[0].shapes()))
+        return family, [[_Renamed(file, family)] for file in ranks]
     shards = [open_weights(path) for path in files.shards]
-    if files.index is not None:
-        for file in shards:
-            claimed = {n for n, shard in files.index.items() if shard == file.path.name}
-            absent = claimed - set(file.shapes())
-            if absent:
-                raise CheckpointError(
-                    f"the index of {files.folder} is stale: {file.path.name} lacks "
-                    f"{_shorten(sorted(absent))}",
-                    hint="index and shards are of different versions; download both again",
-                )
-    if files.layout == "hf" and all(
-        n.startswith(glm_map.PREFIX) for s in shards for n in s.shapes()
-    ):
-        return [[_Unprefixed(file, glm_map.PREFIX) for file in shards]]
-    return [shards]
+    _check_index(files, shards)
+    if files.layout == "openglm":
+        return None, [shards]
+    family = _family_by_config(files)
+    return family, [[_Renamed(file, family) for file in shards]]
 
 
-class _Unprefixed:
-    """A weight file seen without a common prefix of its names."""
+def _family_by_names(files: CheckpointFiles, names: set[str]) -> Family:
+    for family in FAMILIES:
+        if family.marker in {family.canonical(name) for name in names}:
+            return family
+    known = ", ".join(f"{f.marker} ({f.name})" for f in FAMILIES if f.marker)
+    raise CheckpointError(
+        f"{files.ranks[0]} holds no model known here, which would have one of {known}; it has "
+        f"{len(names)} tensors: {_shorten(sorted(names))}"
+    )
 
-    def __init__(self, file: WeightFile, prefix: str) -> None:
-        self.file, self.prefix, self.path = file, prefix, file.path
+
+def _family_by_config(files: CheckpointFiles) -> Family:
+    for family in FAMILIES:
+        if family.recognises is not None and family.recognises(files.config):
+            return family
+    raise CheckpointError(
+        f"config.json has model_type={files.config.get('model_type')!r}, which is no model known "
+        "here",
+        hint="known model types: glm, chatglm, glm4; CodeGeeX and GLM-130B by their weights",
+    )
+
+
+def _check_index(files: CheckpointFiles, shards: list[WeightFile]) -> None:
+    """An index must not promise tensors that its shards lack."""
+    for file in shards if files.index is not None else []:
+        claimed = {n for n, shard in (files.index or {}).items() if shard == file.path.name}
+        absent = claimed - set(file.shapes())
+        if absent:
+            raise CheckpointError(
+                f"the index of {files.folder} is stale: {file.path.name} lacks "
+                f"{_shorten(sorted(absent))}",
+                hint="index and shards are of different versions; download both again",
+            )
+
+
+class _Renamed:
+    """A weight file seen under the canonical names of its family."""
+
+    def __init__(self, file: WeightFile, family: Family) -> None:
+        self.file, self.path = file, file.path
+        self.names = {family.canonical(name): name for name in file.shapes()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {n.removeprefix(self.prefix): s for n, s in self.file.shapes().items()}
+        shapes = self.file.shapes()
+        return {ours: shapes[theirs] for ours, theirs in self.names.items()}
 
     def dtypes(self) -> dict[str, torch.dtype | str]:
-        return {n.removeprefix(self.prefix): d for n, d in self.file.dtypes().items()}
+        dtypes = self.file.dtypes()
+        return {ours: dtypes[theirs] for ours, theirs in self.names.items()}
 
     def get(self, name: str) -> Tensor:
-        return self.file.get(self.prefix + name)
+        return self.file.get(self.names[name])
 
 
 def _check_num_ranks(files: CheckpointFiles, ranks: list[WeightFile]) -> None:
@@ -178,9 +220,12 @@ def _joined_shapes(shards: list[WeightFile]) -> dict[str, tuple[int, ...]]:
 
 
 def _config(
-    files: CheckpointFiles, shapes: dict[str, tuple[int, ...]], num_ranks: int
+    files: CheckpointFiles,
+    family: Family | None,
+    shapes: dict[str, tuple[int, ...]],
+    num_ranks: int,
 ) -> ModelConfig:
-    if files.layout == "openglm":
+    if family is None:
         version = files.config.get("format_version")
         if version != FORMAT_VERSION:
             raise CheckpointError(
@@ -188,14 +233,21 @@ def _config(
                 hint="install a newer openglm",
             )
         return ModelConfig.from_dict(files.config.get("model", {}))
-    if files.layout == "hf":
-        return glm_map.config_from_hf(files.config)
-    return glm_map.config_from_shapes(shapes, num_ranks, files.config)
+    if files.layout == "hf" and family.from_json is not None:
+        return family.from_json(files.config)
+    if family.from_shapes is None:
+        raise CheckpointError(f"rank files of {family.name} are not known")
+    return family.from_shapes(shapes, num_ranks, files.config)
+
+
+def _token_ids(files: CheckpointFiles, family: Family | None) -> dict[str, int]:
+    found = files.config.get("token_ids", {}) if family is None else family.token_ids(files.config)
+    return {role: token for role, token in found.items() if isinstance(token, int)}
 
 
 def _check(
     folder: Path,
-    model: Transformer,
+    wanted: dict[str, tuple[int, ...]],
     rows: dict[str, Row],
     shapes: list[dict[str, tuple[int, ...]]],
 ) -> None:
@@ -203,14 +255,13 @@ def _check(
     missing: list[str] = []
     unexpected: list[str] = []
     wrong: list[str] = []
-    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
     for rank, present in enumerate(shapes):
         suffix = f" (rank {rank})" if len(shapes) > 1 else ""
-        missing += [name + suffix for name in rows if name not in present]
+        missing += [n + suffix for n, row in rows.items() if n not in present and not row.optional]
         unexpected += [name + suffix for name in present if name not in rows]
         for name, row in rows.items():
-            if name in present:
-                expected = _foreign_shape(row, wanted, len(shapes))
+            if name in present and row.targets:
+                expected = row.shape([wanted[target] for target in row.targets], len(shapes))
                 if present[name] != expected:
                     wrong.append(f"{name}{suffix} is {present[name]}, not {expected}")
     if not (missing or unexpected or wrong):
@@ -230,14 +281,6 @@ def _check(
         else ("the configuration and the weights are of different models" if wrong else "")
     )
     raise CheckpointError(f"{folder} does not fit its configuration: " + "; ".join(lists), hint)
-
-
-def _foreign_shape(row: Row, wanted: dict[str, tuple[int, ...]], num_ranks: int) -> tuple[int, ...]:
-    shape = list(wanted[row.targets[0]])
-    shape[0] *= len(row.targets)
-    if row.split is not None:
-        shape[row.split] //= num_ranks
-    return tuple(shape)
 
 
 def _check_dtypes(ranks: list[list[WeightFile]]) -> torch.dtype:
@@ -260,7 +303,8 @@ def _tensors(
 ) -> Iterator[tuple[Row, list[Tensor]]]:
     holders = [{name: shard for shard in shards for name in shard.shapes()} for shards in ranks]
     for name, row in rows.items():
-        yield row, [holder[name].get(name) for holder in holders]
+        if row.targets:
+            yield row, [holder[name].get(name) for holder in holders]
 
 
 def _warn_if_copies_differ(row: Row, tensors: list[Tensor]) -> None:
@@ -268,6 +312,18 @@ def _warn_if_copies_differ(row: Row, tensors: list[Tensor]) -> None:
         logger.warning(
             "%s differs between tensor-parallel ranks; rank 0 is used, as officially", row.source
         )
+
+
+def _warn_if_repetitions_differ(
+    model: Transformer, rows: dict[str, Row], ranks: list[list[WeightFile]]
+) -> None:
+    """A tied head that differs from the embedding does not count, as in the official code."""
+    for name, row in rows.items():
+        holders = [shard for shard in ranks[0] if row.repeats and name in shard.shapes()]
+        if row.repeats and holders and len(ranks) == 1:
+            first = model.get_parameter(row.repeats)
+            if not torch.equal(holders[0].get(name).to(first.dtype), first.cpu()):
+                logger.warning("%s differs from %s, which it is tied to", name, row.repeats)
 
 
 def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:

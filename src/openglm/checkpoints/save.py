@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from openglm.checkpoints.layouts import FORMAT_VERSION
-from openglm.checkpoints.maps import glm as glm_map
+from openglm.checkpoints.layouts import FORMAT_VERSION, TRACKERS
+from openglm.checkpoints.maps import FAMILIES, Family
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError, UsageError, suggest
 from openglm.model import build
@@ -97,9 +97,10 @@ def _write_hf(
     about: dict[str, Any],
 ) -> None:
     dtype = next(iter(weights.values())).dtype
-    values = glm_map.config_to_hf(config) | {"torch_dtype": str(dtype).removeprefix("torch.")}
+    family = _family(config, layout="hf")
+    values = {"torch_dtype": str(dtype).removeprefix("torch.")} | family.to_json(config)
     _write_json(folder / "config.json", values)
-    _write_shards(folder, _foreign(config, weights, 0, 1))
+    _write_shards(folder, _foreign(family, config, weights, 0, 1))
 
 
 def _write_megatron(
@@ -109,14 +110,15 @@ def _write_megatron(
     num_ranks: int,
     about: dict[str, Any],
 ) -> None:
-    # The sidecar makes the head count and the GELU variant part of the checkpoint.
-    _write_json(folder / "config.json", glm_map.config_to_hf(config))
-    for tracker in ("latest", "latest_checkpointed_iteration.txt"):
+    family = _family(config, layout="megatron")
+    # The description makes the head count and the GELU variant part of the checkpoint.
+    _write_json(folder / family.description_file, family.to_json(config))
+    for tracker in TRACKERS:
         (folder / tracker).write_text(MEGATRON_TAG, encoding="utf-8")
     (folder / MEGATRON_TAG).mkdir()
     for rank in range(num_ranks):
         content = {
-            "module": dict(_foreign(config, weights, rank, num_ranks)),
+            "module": family.nest(dict(_foreign(family, config, weights, rank, num_ranks))),
             "mp_world_size": num_ranks,
             "iteration": 0,
         }
@@ -130,10 +132,29 @@ WRITERS: dict[str, Callable[..., None]] = {
 }
 
 
+def _family(config: ModelConfig, layout: str) -> Family:
+    """The official files that can hold a network, so that reading them gives it back."""
+    for family in FAMILIES:
+        if not family.fits(config):
+            continue
+        if layout == "hf":
+            back = family.from_json and family.from_json(family.to_json(config))
+            found = back == config
+        else:
+            found = family.marker is not None
+        if found:
+            return family
+    raise CheckpointError(
+        f"no official {layout} files can hold this network", hint="write it as openglm"
+    )
+
+
 def _foreign(
-    config: ModelConfig, weights: dict[str, Tensor], rank: int, num_ranks: int
+    family: Family, config: ModelConfig, weights: dict[str, Tensor], rank: int, num_ranks: int
 ) -> Iterator[tuple[str, Tensor]]:
-    for name, row in glm_map.name_map(config).expand(config.num_layers).items():
+    for name, row in family.name_map(config).expand(config.num_layers).items():
+        if not row.targets:
+            continue
         tensor = row.write([weights[target] for target in row.targets], rank, num_ranks)
         yield name, tensor.clone()  # cuts are views; a saved view would carry its whole storage
 

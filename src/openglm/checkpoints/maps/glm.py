@@ -7,10 +7,16 @@ inside a tensor-parallel rank.
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
-from openglm.checkpoints.maps.table import NameMap, Row
+from openglm.checkpoints.maps.family import (
+    Family,
+    Json,
+    Shapes,
+    num_heads,
+    num_layers,
+    refuse,
+    require,
+)
+from openglm.checkpoints.maps.table import Row, pair
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError
 
@@ -18,16 +24,12 @@ PREFIX = "glm."
 _LAYER = "transformer.layers.{i}."
 _OURS = "layers.{i}."
 
-
-def _norm(source: str, target: str) -> tuple[Row, ...]:
-    return tuple(Row(f"{source}.{p}", (f"{target}.{p}",)) for p in ("weight", "bias"))
-
-
+BLOCK_TABLE = "transformer.block_position_embeddings.weight"
 ROWS: tuple[Row, ...] = (
     Row("word_embeddings.weight", ("word_embeddings.weight",), split=0),
     Row("transformer.position_embeddings.weight", ("positions.position.weight",)),
-    Row("transformer.block_position_embeddings.weight", ("positions.block_position.weight",)),
-    *_norm(_LAYER + "input_layernorm", _OURS + "input_norm"),
+    Row(BLOCK_TABLE, ("positions.block_position.weight",)),
+    *pair(_LAYER + "input_layernorm", _OURS + "input_norm"),
     *(
         Row(
             f"{_LAYER}attention.query_key_value.{p}",
@@ -36,21 +38,18 @@ ROWS: tuple[Row, ...] = (
         )
         for p in ("weight", "bias")
     ),
-    Row(_LAYER + "attention.dense.weight", (_OURS + "attention.o_proj.weight",), split=1),
-    Row(_LAYER + "attention.dense.bias", (_OURS + "attention.o_proj.bias",)),
-    *_norm(_LAYER + "post_attention_layernorm", _OURS + "post_attention_norm"),
-    Row(_LAYER + "mlp.dense_h_to_4h.weight", (_OURS + "mlp.up_proj.weight",), split=0),
-    Row(_LAYER + "mlp.dense_h_to_4h.bias", (_OURS + "mlp.up_proj.bias",), split=0),
-    Row(_LAYER + "mlp.dense_4h_to_h.weight", (_OURS + "mlp.down_proj.weight",), split=1),
-    Row(_LAYER + "mlp.dense_4h_to_h.bias", (_OURS + "mlp.down_proj.bias",)),
-    *_norm("transformer.final_layernorm", "final_norm"),
+    *pair(_LAYER + "attention.dense", _OURS + "attention.o_proj", split=1),
+    *pair(_LAYER + "post_attention_layernorm", _OURS + "post_attention_norm"),
+    *pair(_LAYER + "mlp.dense_h_to_4h", _OURS + "mlp.up_proj", split=0),
+    *pair(_LAYER + "mlp.dense_4h_to_h", _OURS + "mlp.down_proj", split=1),
+    *pair("transformer.final_layernorm", "final_norm"),
 )
 
 
-def name_map(config: ModelConfig) -> NameMap:
+def rows(config: ModelConfig) -> tuple[Row, ...]:
     """The table for one network: without block positions there is one position table less."""
     has_blocks = config.position == "learned_2d"
-    return NameMap(tuple(r for r in ROWS if has_blocks or "block_position" not in r.source))
+    return tuple(r for r in ROWS if has_blocks or r.source != BLOCK_TABLE)
 
 
 HF_KEYS = {
@@ -69,7 +68,7 @@ HF_KEYS = {
 HF_REQUIRED = list(HF_KEYS)[:5]
 
 
-def config_from_hf(values: dict[str, Any]) -> ModelConfig:
+def config_from_hf(values: Json) -> ModelConfig:
     """Reads an official `config.json`.
 
     The Hugging Face code computes the exact (erf) GELU; `activation` in the file, which only
@@ -78,17 +77,8 @@ def config_from_hf(values: dict[str, Any]) -> ModelConfig:
     Raises:
         CheckpointError: not a GLM configuration, or a feature that no released model has.
     """
-    if values.get("model_type") not in (None, "glm"):
-        raise CheckpointError(
-            f"config.json has model_type={values['model_type']!r}; GLM files have 'glm'"
-        )
-    missing = [key for key in HF_REQUIRED if key not in values]
-    if missing:
-        raise CheckpointError(f"config.json lacks {', '.join(missing)}")
-    if values.get("relative_encoding"):
-        raise CheckpointError("config.json has relative_encoding=true, which no released GLM uses")
-    if values.get("spell_length"):
-        raise CheckpointError("config.json has spell_length set (P-tuning), which is not supported")
+    require(values, HF_REQUIRED)
+    refuse(values, {"relative_encoding": False, "spell_length": None})
     known = {ours: values[key] for key, ours in HF_KEYS.items() if key in values}
     hidden = values["hidden_size"]
     return ModelConfig(
@@ -99,7 +89,7 @@ def config_from_hf(values: dict[str, Any]) -> ModelConfig:
     )
 
 
-def config_to_hf(config: ModelConfig) -> dict[str, Any]:
+def config_to_hf(config: ModelConfig) -> Json:
     """The official `config.json` of a network."""
     if config.intermediate_size != 4 * config.hidden_size:
         raise CheckpointError(
@@ -125,21 +115,18 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def config_from_shapes(
-    shapes: dict[str, tuple[int, ...]], num_ranks: int, sidecar: dict[str, Any]
-) -> ModelConfig:
+def config_from_shapes(shapes: Shapes, num_ranks: int, description: Json) -> ModelConfig:
     """Reads a network off the shapes of a Megatron checkpoint.
 
-    The shapes do not tell the number of attention heads. It comes from a description beside the
-    checkpoint, or from the published model that has these very shapes.
+    The shapes do not tell the number of attention heads; see `num_heads`.
 
     Args:
         shapes: name -> shape on rank 0.
         num_ranks: tensor-parallel degree.
-        sidecar: description beside the checkpoint, {} if there is none.
+        description: beside the checkpoint, {} if there is none.
     """
     try:
-        rows, hidden = shapes["word_embeddings.weight"]
+        vocabulary, hidden = shapes["word_embeddings.weight"]
         inner = shapes["transformer.layers.0.mlp.dense_h_to_4h.weight"][0] * num_ranks
         positions = shapes["transformer.position_embeddings.weight"][0]
     except (KeyError, ValueError) as error:
@@ -147,7 +134,7 @@ def config_from_shapes(
             f"this is no GLM checkpoint: {error} is missing or misshapen"
         ) from error
     rest = {
-        HF_KEYS[key]: sidecar[key]
+        HF_KEYS[key]: description[key]
         for key in (
             "embedding_dropout_prob",
             "attention_dropout_prob",
@@ -155,44 +142,51 @@ def config_from_shapes(
             "initializer_range",
             "layernorm_epsilon",
         )
-        if key in sidecar
+        if key in description
     }
-    numbers = [re.match(r"transformer\.layers\.(\d+)\.", name) for name in shapes]
-    has_blocks = "transformer.block_position_embeddings.weight" in shapes
-    found = {
-        "vocab_size": rows * num_ranks,
+    has_blocks = BLOCK_TABLE in shapes
+    found: Json = {
+        "vocab_size": vocabulary * num_ranks,
         "hidden_size": hidden,
-        "num_layers": 1 + max(int(match.group(1)) for match in numbers if match),
+        "num_layers": num_layers(shapes, "transformer.layers."),
         "intermediate_size": inner,
         "max_position_embeddings": positions - has_blocks,
     }
     return ModelConfig(
         **found,
-        num_attention_heads=_num_heads(found, sidecar),
+        num_attention_heads=num_heads(found, description, "Megatron"),
         position="learned_2d" if has_blocks else "learned",
-        activation=sidecar.get("activation", "gelu_tanh"),
+        activation=description.get("activation", "gelu_tanh"),
         **rest,
     )
 
 
-def _num_heads(found: dict[str, int], sidecar: dict[str, Any]) -> int:
-    from openglm.registry import presets
-
-    if "num_attention_heads" in sidecar:
-        for key in ("vocab_size", "hidden_size", "num_layers"):
-            if key in sidecar and sidecar[key] != found[key]:
-                raise CheckpointError(
-                    f"the description beside the checkpoint has {key}={sidecar[key]}, "
-                    f"the weights have {found[key]}"
-                )
-        heads: int = sidecar["num_attention_heads"]
-        return heads
-    for preset in presets().values():
-        values = preset.model.to_dict()
-        if all(values[key] == value for key, value in found.items()):
-            return preset.model.num_attention_heads
-    raise CheckpointError(
-        f"a Megatron checkpoint does not say how many attention heads it has, and no published "
-        f"model has hidden_size={found['hidden_size']} with num_layers={found['num_layers']}",
-        hint='put a config.json with {"num_attention_heads": N} beside it',
+def _fits(config: ModelConfig) -> bool:
+    return (
+        not config.is_rotary
+        and (config.norm, config.residual) == ("layernorm", "pre")
+        and config.activation in ("gelu_tanh", "gelu_erf")
+        and not config.top_query
     )
+
+
+def _recognises(values: Json) -> bool:
+    others = {"num_hidden_layers", "padded_vocab_size"}  # GLM-4, CodeGeeX
+    return values.get("model_type") in (None, "glm") and not others & set(values)
+
+
+def _canonical(name: str) -> str:
+    return name.removeprefix(PREFIX)
+
+
+FAMILY = Family(
+    name="GLM",
+    rows=rows,
+    marker="transformer.position_embeddings.weight",
+    fits=_fits,
+    canonical=_canonical,
+    recognises=_recognises,
+    from_json=config_from_hf,
+    to_json=config_to_hf,
+    from_shapes=config_from_shapes,
+)
