@@ -71,7 +71,8 @@ def test_config_disagrees_with_the_weights(key, value, listed, hf):
     [
         ("relative_encoding", True, "relative_encoding=true"),
         ("spell_length", 3, "spell_length"),
-        ("model_type", "chatglm", "model_type='chatglm'"),
+        ("model_type", "llama", "model_type='llama'"),
+        ("num_layers", 10**9, "num_layers=1000000000"),
         ("num_attention_heads", 5, "num_attention_heads=5"),
         ("activation", "relu", "activation='relu'"),
         ("hidden_size", "wide", "hidden_size='wide'"),
@@ -143,7 +144,7 @@ def test_the_last_rank_is_missing_in_a_folder_that_does_not_say_how_many(megatro
     [
         ({"weights": {}}, "has no dictionary 'module'"),
         ({"module": {"word_embeddings.weight": 3}}, "not tensors: word_embeddings.weight"),
-        ({"module": {}}, "word_embeddings.weight"),
+        ({"module": {}}, "position_embeddings.weight (GLM)"),
         ([1], "list"),
     ],
 )
