@@ -106,9 +106,9 @@ def test_the_unfixed_chinese_gmask_shares_its_id_with_the_end_of_a_blank() -> No
     assert LAYOUTS["chinese"].resolve(50000).texts[50007] == "<|endofpiece|>"
 
 
-def test_padding_is_the_end_mark_in_every_kind() -> None:
+def test_padding_is_the_end_mark_in_every_kind_of_glm() -> None:
     """Training asserts it in the official code; a padded batch would teach another end mark."""
-    for kind in LAYOUTS:
+    for kind in {kind for kind, _ in OFFICIAL}:
         special = LAYOUTS[kind].resolve(1000)
         assert special.pad_id == special.eos_id, kind
 

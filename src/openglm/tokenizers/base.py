@@ -33,6 +33,11 @@ class Tokenizer(ABC):
         """One more than the largest id."""
         return max(self.num_text_tokens, max(self.special.ids) + 1)
 
+    @property
+    def command_texts(self) -> dict[int, str]:
+        """Id -> text of the tokens that are no text."""
+        return self.special.texts
+
     @abstractmethod
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text; whatever it contains, no command id comes out."""
@@ -95,7 +100,7 @@ class Tokenizer(ABC):
         Raises:
             TokenizerError: an id outside the vocabulary.
         """
-        written = self.special.texts
+        written = self.command_texts
         out = b""
         text_ids: list[int] = []
         for token_id in ids:

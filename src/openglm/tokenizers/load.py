@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from openglm.errors import TokenizerError
-from openglm.tokenizers import bpe, chinese, mini, wordpiece
+from openglm.tokenizers import bpe, chatglm, chatglm2, chinese, codegeex, glm4, mini, wordpiece
 from openglm.tokenizers.base import Tokenizer
 from openglm.tokenizers.special import LAYOUTS, layout
 
@@ -21,16 +22,37 @@ OPENERS: dict[str, Callable[[Path], Tokenizer]] = {
     "chinese-unfixed": lambda path: chinese.ChineseTokenizer(
         _file(path, chinese.MODEL_FILE), "chinese-unfixed"
     ),
+    "chatglm": lambda path: chatglm.ChatGLMTokenizer(_file(path, chatglm.MODEL_FILE)),
+    "icetk": lambda path: chatglm.ChatGLMTokenizer(_file(path, chatglm.MODEL_FILE), "icetk"),
+    "chatglm2": lambda path: chatglm2.ChatGLM2Tokenizer(
+        _file(path, chatglm2.MODEL_FILE), "chatglm2"
+    ),
+    "chatglm3": lambda path: chatglm2.ChatGLM2Tokenizer(
+        _file(path, chatglm2.MODEL_FILE), "chatglm3"
+    ),
+    "codegeex2": lambda path: chatglm2.ChatGLM2Tokenizer(
+        _file(path, chatglm2.MODEL_FILE), "codegeex2"
+    ),
+    "glm4": lambda path: glm4.GLM4Tokenizer(_file(path, glm4.MODEL_FILE)),
+    "codegeex": lambda path: codegeex.CodeGeeXTokenizer(path),
     "mini": lambda path: mini.MiniTokenizer(_file(path, mini.MODEL_FILE)),
 }
 
+SEVERAL = "several"
+"""The official class name is shared by different tokenizers, which their files tell apart."""
 OFFICIAL_CLASSES = {
     "GLMBertTokenizer": "bert",
     "GLMGPT2Tokenizer": "gpt2",
     "GLMRobertaTokenizer": "roberta",
     "GLMChineseTokenizer": "chinese",
+    "ChatGLMTokenizer": SEVERAL,
+    "ChatGLM4Tokenizer": "glm4",
 }
 """`tokenizer_class` of the Hugging Face files. Their Chinese class has the fixed ids throughout."""
+
+
+CHATGLM3_KEYS = {"classifier_dropout", "rope_ratio"}
+"""Keys of `config.json` that ChatGLM2, which has the same tokenizer file, does not have."""
 
 
 def open_tokenizer(kind: str, path: Path) -> Tokenizer:
@@ -52,7 +74,9 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
     Raises:
         TokenizerError: a vocabulary that is damaged or of a class not known here.
     """
-    kind = _declared_kind(folder) or _kind_by_files(folder)
+    kind = _declared_kind(folder)
+    if kind is None or kind == SEVERAL:
+        kind = _kind_by_files(folder)
     return None if kind is None else open_tokenizer(kind, folder)
 
 
@@ -81,8 +105,14 @@ def _declared_kind(folder: Path) -> str | None:
 
 
 def _kind_by_files(folder: Path) -> str | None:
-    if (folder / mini.MODEL_FILE).is_file():
-        return "mini"
+    if (folder / chatglm.MODEL_FILE).is_file():
+        return chatglm.official_kind(folder / chatglm.MODEL_FILE)
+    if (folder / chatglm2.MODEL_FILE).is_file():
+        if glm4.is_rank_file(folder / chatglm2.MODEL_FILE):
+            return "glm4"
+        official = chatglm2.official_kind(folder / chatglm2.MODEL_FILE)
+        is_third = official == "chatglm2" and _model_config(folder).keys() & CHATGLM3_KEYS
+        return "chatglm3" if is_third else official or "mini"
     if (folder / chinese.MODEL_FILE).is_file():
         return "chinese"
     if (folder / wordpiece.VOCAB_FILE).is_file():
@@ -91,6 +121,15 @@ def _kind_by_files(folder: Path) -> str | None:
         vocabulary = bpe.read_vocabulary(folder / bpe.VOCAB_FILE)
         return "roberta" if vocabulary.get("<s>") == 0 else "gpt2"
     return None
+
+
+def _model_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        return {}  # the checkpoint reader complains about it
+    return content if isinstance(content, dict) else {}
 
 
 def _file(path: Path, name: str) -> Path:

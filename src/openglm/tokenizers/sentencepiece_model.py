@@ -12,8 +12,13 @@ TRAINER_SPEC, NORMALIZER_SPEC = 2, 3
 LENGTH_DELIMITED = 2
 
 
-def read_model(path: Path) -> Any:
-    """The `SentencePieceProcessor` of `path`; `TokenizerError` if missing or damaged."""
+def read_model(path: Path, append: bytes = b"") -> Any:
+    """The `SentencePieceProcessor` of `path`; `TokenizerError` if missing or damaged.
+
+    Args:
+        path: the `.model` file.
+        append: serialised fields that are read as if they stood at its end.
+    """
     import sentencepiece
 
     if not path.is_file():
@@ -26,7 +31,7 @@ def read_model(path: Path) -> Any:
         )
     model = sentencepiece.SentencePieceProcessor()
     try:
-        model.LoadFromSerializedProto(content)
+        model.LoadFromSerializedProto(content + append)
         complete = {TRAINER_SPEC, NORMALIZER_SPEC} <= _fields(content)
     except (RuntimeError, IndexError):
         complete = False

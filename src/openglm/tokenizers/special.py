@@ -18,7 +18,8 @@ class CommandToken:
     """One command token.
 
     Args:
-        role: what it is for: `pad eos cls mask sep unk sop eop gmask smask dblock`.
+        role: what it is for: `pad eos cls mask sep unk sop eop gmask smask dblock`, and for chat
+            models `system user assistant observation`.
         text: how it is written.
         id: its id.
         lstrip: it swallows the white space on its left when found in text.
@@ -72,7 +73,7 @@ class SpecialTokens:
 
     @property
     def pad_id(self) -> int:
-        """Padding; equal to `eos` in every GLM tokenizer."""
+        """Padding; equal to `eos` in every tokenizer of GLM itself."""
         return self.get("pad").id
 
     @property
@@ -143,6 +144,33 @@ class Layout:
             )
         )
 
+
+def _chatglm(mask: int, pad: int) -> tuple[tuple[str, str, int | str, bool], ...]:
+    """Rows of ChatGLM-6B and GLM-130B from the ids of `[MASK]` and of `<pad>`."""
+    return (
+        ("pad", "<pad>", pad, False),
+        ("eos", "</s>", pad - 1, False),
+        ("mask", "[MASK]", mask, False),
+        ("gmask", "[gMASK]", mask + 1, False),
+        ("smask", "[sMASK]", mask + 2, False),
+        ("eod", "<unused_0>", mask + 3, False),
+        ("sop", "<sop>", mask + 4, False),
+        ("eop", "<eop>", mask + 5, False),
+        ("cls", "<ENC>", mask + 6, False),
+        ("dblock", "<dBLOCK>", mask + 7, False),
+    )
+
+
+CHATGLM2: tuple[tuple[str, str, int | str, bool], ...] = (
+    ("pad", "<unk>", 0, False),
+    ("bos", "<s>", 1, False),
+    ("eos", "</s>", 2, False),
+    ("mask", "[MASK]", "+0", False),
+    ("gmask", "[gMASK]", "+1", False),
+    ("smask", "[sMASK]", "+2", False),
+    ("sop", "sop", "+3", False),
+    ("eop", "eop", "+4", False),
+)
 
 LAYOUTS: dict[str, Layout] = {
     "bert": Layout(
@@ -216,6 +244,45 @@ LAYOUTS: dict[str, Layout] = {
             ("gmask", "[gMASK]", "+7", True),
             ("smask", "[sMASK]", "+8", True),
             ("dblock", "[dBLOCK]", "+9", False),
+        )
+    ),
+    "chatglm": Layout(_chatglm(130000, 3)),
+    "icetk": Layout(_chatglm(150000, 20003)),
+    "chatglm2": Layout(CHATGLM2),
+    "chatglm3": Layout(
+        (
+            *CHATGLM2,
+            ("system", "<|system|>", "+5", False),
+            ("user", "<|user|>", "+6", False),
+            ("assistant", "<|assistant|>", "+7", False),
+            ("observation", "<|observation|>", "+8", False),
+        )
+    ),
+    "codegeex2": Layout(CHATGLM2),
+    "glm4": Layout(
+        (
+            ("pad", EOD, "+0", False),
+            ("eos", EOD, "+0", False),
+            ("mask", "[MASK]", "+1", False),
+            ("gmask", "[gMASK]", "+2", False),
+            ("smask", "[sMASK]", "+3", False),
+            ("sop", "<sop>", "+4", False),
+            ("eop", "<eop>", "+5", False),
+            ("system", "<|system|>", "+6", False),
+            ("user", "<|user|>", "+7", False),
+            ("assistant", "<|assistant|>", "+8", False),
+            ("observation", "<|observation|>", "+9", False),
+            ("begin_of_image", "<|begin_of_image|>", "+10", False),
+            ("end_of_image", "<|end_of_image|>", "+11", False),
+            ("begin_of_video", "<|begin_of_video|>", "+12", False),
+            ("end_of_video", "<|end_of_video|>", "+13", False),
+        )
+    ),
+    "codegeex": Layout(
+        (
+            ("pad", EOD, "-1", False),
+            ("eos", EOD, "-1", False),
+            *((f"extra_{n}", f"<|extratoken_{n}|>", f"+{n - 1}", False) for n in range(1, 144)),
         )
     ),
     "mini": Layout(

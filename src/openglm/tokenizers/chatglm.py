@@ -1,0 +1,130 @@
+"""The tokenizer of ChatGLM-6B and GLM-130B: sentencepiece with tokens for runs of white space.
+
+Both read `ice_text.model`. The file of ChatGLM-6B has everything in it; the older one, of GLM-130B
+and the first ChatGLM-6B, lacks the command, white-space and byte pieces, which are appended in
+memory, and its ids start behind 20,000 ids of image tokens.
+
+Lossy by design, as officially: compatibility characters are normalised (NFKC), one space at either
+end is lost, and `<n>`, `<|tab|>` or `<|blank_2|>` written in a text become white space.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from openglm.errors import TokenizerError
+from openglm.tokenizers.base import Tokenizer
+from openglm.tokenizers.sentencepiece_model import read_model
+from openglm.tokenizers.special import layout
+
+MODEL_FILE = "ice_text.model"
+NUM_BASE_PIECES = 130000
+NUM_IMAGE_TOKENS = 20000
+NEWLINE, TAB = "<n>", "<|tab|>"
+MAX_BLANK = 80
+"""Longest run of spaces with a token of its own; the shortest is 2."""
+CONTROLS = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
+CONTROL, USER_DEFINED, BYTE = 3, 4, 6
+"""Piece types in sentencepiece_model.proto."""
+BYTE_FALLBACK = bytes([2 << 3 | 2, 3, *b"\x98\x02\x01"])
+"""trainer_spec (field 2) with byte_fallback (field 35) = true; merged with the one in the file."""
+
+
+class ChatGLMTokenizer(Tokenizer):
+    """Reads `ice_text.model`.
+
+    Args:
+        path: the file.
+        kind: "chatglm" (ids from 0), or "icetk" (GLM-130B and the first ChatGLM-6B; from 20,000).
+
+    Raises:
+        TokenizerError: missing, damaged, or of another model.
+    """
+
+    drops_blank_text = False
+
+    def __init__(self, path: Path, kind: str = "chatglm") -> None:
+        self.kind = kind
+        self.path = path
+        self.offset = 0 if kind == "chatglm" else NUM_IMAGE_TOKENS
+        self.model = read_model(path, append=b"")
+        if self.model.vocab_size() == NUM_BASE_PIECES:
+            self.model = read_model(path, append=b"".join(_missing_pieces()) + BYTE_FALLBACK)
+        first = NUM_BASE_PIECES
+        if self.model.vocab_size() <= first or self.model.id_to_piece(first) != CONTROLS[0]:
+            raise TokenizerError(
+                f"{path} has {self.model.vocab_size()} pieces and is no tokenizer of ChatGLM-6B "
+                "or GLM-130B",
+                hint=f"their file {MODEL_FILE} has {NUM_BASE_PIECES} pieces before [MASK]",
+            )
+        self.num_text_tokens = self.offset + int(self.model.vocab_size())
+        self.special = layout(kind).resolve(self.num_text_tokens)
+        self.blanks = [(" " * n, f"<|blank_{n}|>") for n in range(MAX_BLANK, 1, -1)]
+
+    def encode_text(self, text: str) -> list[int]:
+        """See `Tokenizer.encode_text`."""
+        return [i + self.offset for i in self.model.encode(self._write_blanks(text))]
+
+    def encode_inside(self, text: str) -> list[int]:
+        """Ids of text that continues a line: without the space that sentencepiece puts first."""
+        ids = self.model.encode(NEWLINE + self._write_blanks(text))
+        return [i + self.offset for i in ids[2:]]
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """See `Tokenizer.decode_bytes`; image tokens have no text."""
+        known = [i - self.offset for i in ids if i >= self.offset]
+        text: str = self.model.decode(known) if known else ""
+        return self._read_blanks(text).encode()
+
+    def pieces(self) -> list[str]:
+        """See `Tokenizer.pieces`."""
+        spelled = [
+            self._read_blanks(self.model.id_to_piece(i).replace("\u2581", " "))
+            for i in range(self.model.vocab_size())
+        ]
+        texts = [""] * self.offset + spelled
+        return ["" if i in self.special.ids else text for i, text in enumerate(texts)]
+
+    def files(self) -> dict[str, Path]:
+        """See `Tokenizer.files`."""
+        return {MODEL_FILE: self.path}
+
+    def _write_blanks(self, text: str) -> str:
+        text = text.replace("\n", NEWLINE).replace("\t", TAB)
+        if "  " in text:
+            for spaces, token in self.blanks:
+                text = text.replace(spaces, token)
+        return text
+
+    def _read_blanks(self, text: str) -> str:
+        text = text.replace(NEWLINE, "\n").replace(TAB, "\t")
+        if "<|blank_" in text:
+            for spaces, token in self.blanks:
+                text = text.replace(token, spaces)
+        return text
+
+
+def _missing_pieces() -> Iterator[bytes]:
+    """The pieces that the older file lacks, in the order of the newer one."""
+    for text in CONTROLS:
+        yield _piece(text, CONTROL)
+    for text in (TAB, *(f"<|blank_{n}|>" for n in range(2, MAX_BLANK + 1))):
+        yield _piece(text, USER_DEFINED)
+    for byte in range(256):
+        yield _piece(f"<0x{byte:02X}>", BYTE)
+
+
+def _piece(text: str, kind: int) -> bytes:
+    """One serialised `pieces` entry: text (field 1), score 0 (field 2), type (field 3)."""
+    written = text.encode()
+    body = bytes([1 << 3 | 2, len(written)]) + written
+    body += bytes([2 << 3 | 5]) + struct.pack("<f", 0.0) + bytes([3 << 3, kind])
+    return bytes([1 << 3 | 2, len(body)]) + body
+
+
+def official_kind(path: Path) -> str:
+    """The kind of a file: "icetk" if it lacks the command pieces, else "chatglm"."""
+    is_older = read_model(path).vocab_size() == NUM_BASE_PIECES
+    return "icetk" if is_older else "chatglm"
