@@ -20,6 +20,7 @@ LAYERS = {
     "nn": 2,
     "model": 3,
     "checkpoints": 4,
+    "chat": 4,
     "data": 5,
     "engine": 5,
     "language_model": 6,
@@ -40,7 +41,17 @@ SIBLINGS = {
     ("loading", "language_model"),
     ("verification", "language_model"),
 }
-TORCH_FREE = ("errors", "log", "config", "settings", "registry", "home", "tokenizers", "data")
+TORCH_FREE = (
+    "errors",
+    "log",
+    "config",
+    "settings",
+    "registry",
+    "home",
+    "tokenizers",
+    "chat",
+    "data",
+)
 
 
 def _imports(path: Path) -> set[str]:

@@ -1,0 +1,100 @@
+"""From the text that a model wrote to its answer, by the rules of its official code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from openglm.chat.messages import Message
+from openglm.chat.tools import parse_tool_call
+from openglm.errors import RequestError
+
+TRAINING_TIME = ("[[训练时间]]", "2023年")
+PUNCTUATION = str.maketrans(",!:;?", "，！：；？")
+_HAN = "\u4e00-\u9fff"
+_BESIDE_HAN = re.compile(f"(?<=[{_HAN}])[,!:;?]|[,!:;?](?=[{_HAN}])")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model answered.
+
+    Args:
+        content: the answer's text, or what it wrote for a tool.
+        messages: the answer as messages to append to the conversation; ChatGLM3 may think aloud
+            before it calls a tool.
+        tool: name of the tool that it calls, None for an answer.
+        arguments: of the call; None without one, or if it is no readable call.
+    """
+
+    content: str
+    messages: tuple[Message, ...]
+    tool: str | None = None
+    arguments: dict[str, Any] | None = None
+
+
+def chatglm(text: str, asked: Sequence[Message]) -> Reply:
+    """ChatGLM-6B: punctuation beside a Chinese character becomes full width."""
+    text = text.strip().replace(*TRAINING_TIME)
+    text = _BESIDE_HAN.sub(lambda match: match.group().translate(PUNCTUATION), text)
+    return Reply(text, (Message("assistant", text),))
+
+
+def chatglm2(text: str, asked: Sequence[Message]) -> Reply:
+    """ChatGLM2-6B."""
+    text = text.strip().replace(*TRAINING_TIME)
+    return Reply(text, (Message("assistant", text),))
+
+
+def chatglm3(text: str, asked: Sequence[Message]) -> Reply:
+    """ChatGLM3 and GLM-4: parts behind `<|assistant|>`, each metadata, newline and content.
+
+    With tools in the system message, the content of a part with metadata is a call between two
+    fence lines; otherwise it is passed on as it is (code for an interpreter).
+    """
+    messages = [_part(part) for part in text.split("<|assistant|>")]
+    last = messages[-1]
+    tool = last.metadata.strip()
+    if not tool:
+        content = last.content.replace(*TRAINING_TIME)
+        return Reply(content, tuple(messages))
+    arguments = None
+    if asked and asked[0].role == "system" and asked[0].tools is not None:
+        call = "\n".join(last.content.split("\n")[1:-1])
+        try:
+            arguments = parse_tool_call(call)
+        except RequestError:
+            arguments = None  # the caller sees a tool without arguments, and the text
+    return Reply(last.content, tuple(messages), tool, arguments)
+
+
+def _part(text: str) -> Message:
+    metadata, newline, content = text.partition("\n")
+    if not newline:
+        metadata, content = "", text
+    if not metadata.strip():
+        content = content.strip()
+    return Message("assistant", content, metadata)
+
+
+RULES: dict[str, Callable[[str, Sequence[Message]], Reply]] = {
+    "chatglm": chatglm,
+    "icetk": chatglm,
+    "chatglm2": chatglm2,
+    "chatglm3": chatglm3,
+    "glm4": chatglm3,
+}
+"""By kind of tokenizer."""
+
+
+def read_reply(kind: str, text: str, asked: Sequence[Message]) -> Reply:
+    """The answer in `text`.
+
+    Args:
+        kind: of the tokenizer.
+        text: what the model wrote, without its end token.
+        asked: the conversation before it.
+    """
+    return RULES[kind](text, asked)

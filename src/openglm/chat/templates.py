@@ -1,0 +1,97 @@
+"""How each generation writes a conversation as ids, as its official code does.
+
+Roles are single tokens that no text can spell. ChatGLM3 and GLM-4 encode every part of a message
+by itself; encoding the whole string at once gives other ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from openglm.chat.messages import Message
+from openglm.errors import RequestError
+from openglm.tokenizers import Tokenizer
+
+Template = Callable[[Tokenizer, Sequence[Message]], list[int]]
+
+
+def chatglm(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """ChatGLM-6B: rounds count from 0; a first question stands alone; `[gMASK] sop` at the end."""
+    rounds, query = _rounds(messages)
+    text = query
+    if rounds:
+        past = (f"[Round {i}]\n问：{q}\n答：{a}\n" for i, (q, a) in enumerate(rounds))
+        text = "".join(past) + f"[Round {len(rounds)}]\n问：{query}\n答："
+    special = tokenizer.special
+    return [*tokenizer.encode(text), special.gmask_id, special.sop_id]
+
+
+def chatglm2(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """ChatGLM2-6B: rounds count from 1, always written; `[gMASK] sop` at the start."""
+    rounds, query = _rounds(messages)
+    past = (f"[Round {i}]\n\n问：{q}\n\n答：{a}\n\n" for i, (q, a) in enumerate(rounds, 1))
+    text = "".join(past) + f"[Round {len(rounds) + 1}]\n\n问：{query}\n\n答："
+    special = tokenizer.special
+    return [special.gmask_id, special.sop_id, *tokenizer.encode(text)]
+
+
+def with_roles(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """ChatGLM3 and GLM-4: `[gMASK] sop`, then role, metadata and newline, content per message."""
+    special = tokenizer.special
+    ids = [special.gmask_id, special.sop_id]
+    for message in messages:
+        content = message.content
+        if message.tools is not None:
+            tools = json.dumps(list(message.tools), indent=4, ensure_ascii=False)
+            content = f"{content}\n{tools}"
+        ids.append(special.get(message.role).id)
+        ids += tokenizer.encode(f"{message.metadata}\n")
+        ids += tokenizer.encode(content)
+    return [*ids, special.get("assistant").id]
+
+
+TEMPLATES: dict[str, Template] = {
+    "chatglm": chatglm,
+    "icetk": chatglm,
+    "chatglm2": chatglm2,
+    "chatglm3": with_roles,
+    "glm4": with_roles,
+}
+"""By kind of tokenizer."""
+
+
+def has_template(tokenizer: Tokenizer) -> bool:
+    """Whether models with this tokenizer chat."""
+    return tokenizer.kind in TEMPLATES
+
+
+def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """The ids that ask the model for the next message.
+
+    Raises:
+        RequestError: the model does not chat, or has no such roles or order of them.
+    """
+    if not has_template(tokenizer):
+        raise RequestError(
+            "this model was not trained to chat", hint="use generate, or fill with blanks"
+        )
+    return TEMPLATES[tokenizer.kind](tokenizer, messages)
+
+
+def _rounds(messages: Sequence[Message]) -> tuple[list[tuple[str, str]], str]:
+    """Past (question, answer) pairs, and the new question; a system text goes before the first."""
+    turns = list(messages)
+    system = turns.pop(0).content if turns[0].role == "system" else ""
+    for number, message in enumerate(turns):
+        wanted = "assistant" if number % 2 else "user"
+        if message.role != wanted or message.tools is not None:
+            raise RequestError(
+                f"this model knows questions and answers in turn; message {number} is of the role "
+                f"{message.role!r}, not {wanted!r}",
+                hint="system first or not at all; tools need ChatGLM3 or GLM-4",
+            )
+    if not turns:
+        raise RequestError("there is no user message")
+    texts = [system + turns[0].content, *(message.content for message in turns[1:])]
+    return list(zip(texts[0:-1:2], texts[1::2], strict=True)), texts[-1]

@@ -1,0 +1,67 @@
+"""Tool calls as ChatGLM3 writes them: `tool_call(symbol='10111', days=3)`, read without running it.
+
+The official demos evaluate this text as Python. Here only literals are read.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from openglm.errors import RequestError
+
+MAX_LENGTH = 1 << 16
+MAX_DEPTH = 32
+FUNCTION = "tool_call"
+
+
+def parse_tool_call(text: str) -> dict[str, Any]:
+    """Keyword arguments of the one call in `text`.
+
+    Args:
+        text: source of one call of `tool_call` with literal keyword arguments: text, numbers,
+            true/false, none, lists, tuples and dictionaries.
+
+    Raises:
+        RequestError: anything else, or longer or deeper than any sane call.
+    """
+    if len(text) > MAX_LENGTH:
+        raise RequestError(f"the tool call has {len(text)} characters; at most {MAX_LENGTH}")
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise RequestError(f"the tool call cannot be read: {text[:80]!r}") from error
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        raise RequestError(f"this is not a call of {FUNCTION}: {text[:80]!r}")
+    if call.func.id != FUNCTION or call.args:
+        raise RequestError(
+            f"only {FUNCTION}(name=value, ...) is a tool call, not {ast.unparse(call)[:80]!r}"
+        )
+    arguments: dict[str, Any] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None or keyword.arg in arguments:
+            raise RequestError("a tool call has named arguments only, each once")
+        arguments[keyword.arg] = _literal(keyword.value, MAX_DEPTH)
+    return arguments
+
+
+def _literal(node: ast.expr, depth: int) -> Any:
+    if depth == 0:
+        raise RequestError(f"the arguments of the tool call are nested deeper than {MAX_DEPTH}")
+    if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | None):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        value = _literal(node.operand, depth - 1)
+        if isinstance(value, int | float):
+            return -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_literal(item, depth - 1) for item in node.elts]
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        keys = [_literal(key, depth - 1) for key in node.keys if key is not None]
+        if all(isinstance(key, str | int | float | None) for key in keys):
+            values = [_literal(value, depth - 1) for value in node.values]
+            return dict(zip(keys, values, strict=True))
+    raise RequestError(
+        f"{ast.unparse(node)[:80]!r} in the tool call is no literal",
+        hint="text, numbers, True, False, None, lists and dictionaries are",
+    )
