@@ -1,4 +1,4 @@
-"""`LanguageModel`: what `openglm.load` returns. Fill, generate, stream, score, logits.
+"""`LanguageModel`: what `openglm.load` returns. Fill, generate, chat, stream, score, logits.
 
 model = openglm.load("mini")
 model.fill("The cat sat on the [MASK].").text
@@ -8,18 +8,19 @@ for piece in model.stream("Once upon a time"):
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from openglm.chat import Message, as_messages, prompt_ids, read_reply
 from openglm.config import ModelConfig
 from openglm.engine.fill import Filler, Step
 from openglm.engine.implied import implied_inputs
-from openglm.engine.prompt import Prompt, blank_prompt, continuation_prompt
+from openglm.engine.prompt import Prompt, blank_prompt, chat_prompt, continuation_prompt
 from openglm.engine.sampling import SamplingParams
 from openglm.engine.score import score_choices, score_unidirectional
 from openglm.engine.text_stream import TextStream
@@ -27,74 +28,27 @@ from openglm.errors import RequestError, TokenizerError
 from openglm.model import Transformer
 from openglm.nn.cache import KVCache
 from openglm.nn.masks import MaskSpec
+from openglm.results import Blank, ChatReply, ChoiceScore, Completion, Filled, Piece
 from openglm.tokenizers import Tokenizer
+
+Messages = Sequence[Message | Mapping[str, Any]] | str
 
 FILL_DEFAULTS = SamplingParams()
 """Blanks are filled greedily unless asked otherwise."""
-GENERATE_DEFAULTS = SamplingParams(temperature=0.9, top_k=40)
-"""The defaults of GLM's own generation script."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blank:
-    """One filled blank.
-
-    Args:
-        text: what was filled in.
-        token_ids: its tokens, without `sop` and end token.
-        log_probability: mean over its tokens under the model; NaN if it is empty.
-        finish_reason: "stop" (the model ended it) or "length" (max_tokens).
-    """
-
-    text: str
-    token_ids: list[int]
-    log_probability: float
-    finish_reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Filled:
-    """A text with its blanks filled.
-
-    Args:
-        text: the whole.
-        blanks: what was filled in, left to right.
-        fragments: the text around the blanks, one more than there are blanks.
-        seed: repeats a sampled result.
-    """
-
-    text: str
-    blanks: list[Blank]
-    fragments: list[str]
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A continuation (`text` is without the prompt), and the seed that repeats it."""
-
-    text: str
-    token_ids: list[int]
-    log_probability: float
-    finish_reason: str
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece of streamed text and the blank that it belongs to."""
-
-    blank: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChoiceScore:
-    """A candidate answer and its score, higher is better."""
-
-    choice: str
-    score: float
-    log_probabilities: list[float]
+GLM_DEFAULTS = SamplingParams(temperature=0.9, top_k=40)
+"""Of GLM's own generation script; models whose code has others are listed below."""
+GENERATE_DEFAULTS = {
+    "chatglm": SamplingParams(temperature=0.95, top_p=0.7),
+    "icetk": SamplingParams(temperature=1.0, top_p=0.7),
+    "chatglm2": SamplingParams(temperature=0.8, top_p=0.8),
+    "chatglm3": SamplingParams(temperature=0.8, top_p=0.8),
+    "glm4": SamplingParams(temperature=0.8, top_p=0.8),
+    "codegeex": SamplingParams(temperature=0.8, top_p=0.95),
+    "codegeex2": SamplingParams(temperature=0.2, top_p=0.95),
+}
+"""Of the official demos, by kind of tokenizer."""
+CHAT_TOKENS = 2048
+"""An answer's `max_tokens`, if the model has room for it."""
 
 
 class LanguageModel:
@@ -166,10 +120,10 @@ class LanguageModel:
 
         Args:
             prompt: plain text.
-            **sampling: see `SamplingParams`; temperature 0.9 and top-k 40 by default.
+            **sampling: see `SamplingParams`; the official defaults of each model.
         """
         built = continuation_prompt(self.tokenizer, prompt)
-        filler = self._filler(built, GENERATE_DEFAULTS, sampling)
+        filler = self._filler(built, self._generate_defaults, sampling)
         (blank,) = self._collect(built, filler)
         return Completion(
             blank.text,
@@ -185,7 +139,38 @@ class LanguageModel:
         A bad request raises here, not at the first piece.
         """
         built = continuation_prompt(self.tokenizer, prompt)
-        filler = self._filler(built, GENERATE_DEFAULTS, sampling)
+        filler = self._filler(built, self._generate_defaults, sampling)
+        return (piece.text for piece in self._stream(filler))
+
+    def chat(self, messages: Messages, **sampling: Any) -> ChatReply:
+        """Answers a conversation.
+
+        Args:
+            messages: dictionaries with `role` and `content`, oldest first, or one question as text;
+                see `openglm.chat.Message`. They are not changed.
+            **sampling: see `SamplingParams`; the official defaults of each model.
+
+        Raises:
+            RequestError: not a chat model, or a conversation that it does not know.
+        """
+        asked = as_messages(messages)
+        filler = self._chat_filler(asked, sampling)
+        steps = list(filler.run())
+        ids = [step.token for step in steps if step.token is not None]
+        reply = read_reply(self.tokenizer.kind, self.tokenizer.decode(ids, special=True), asked)
+        return ChatReply(
+            reply.content,
+            reply.messages,
+            reply.tool,
+            reply.arguments,
+            ids,
+            steps[-1].finish_reason or "stop",
+            filler.sampler.seed,
+        )
+
+    def stream_chat(self, messages: Messages, **sampling: Any) -> Iterator[str]:
+        """Like `chat`, as pieces of the text as the model writes it."""
+        filler = self._chat_filler(as_messages(messages), sampling)
         return (piece.text for piece in self._stream(filler))
 
     def stream_fill(self, text: str, **sampling: Any) -> Iterator[Piece]:
@@ -303,10 +288,19 @@ class LanguageModel:
         weight = self.network.word_embeddings.weight
         return KVCache(self.config, batch_size, max_length, weight.dtype, weight.device)
 
+    @property
+    def _generate_defaults(self) -> SamplingParams:
+        return GENERATE_DEFAULTS.get(self.tokenizer.kind, GLM_DEFAULTS)
+
+    def _chat_filler(self, asked: list[Message], sampling: dict[str, Any]) -> Filler:
+        prompt = chat_prompt(self.tokenizer, prompt_ids(self.tokenizer, asked))
+        defaults = dataclasses.replace(self._generate_defaults, max_tokens=CHAT_TOKENS)
+        return self._filler(prompt, defaults, sampling)
+
     def _filler(self, prompt: Prompt, defaults: SamplingParams, sampling: dict[str, Any]) -> Filler:
         if "max_tokens" not in sampling:
-            fits = min(defaults.max_tokens, self.config.max_position_embeddings - 1)
-            sampling = {"max_tokens": fits} | sampling
+            room = Filler.room(self.config, prompt)
+            sampling = {"max_tokens": max(1, min(defaults.max_tokens, room))} | sampling
         params = SamplingParams.make(_beam_defaults(defaults, sampling), sampling)
         return Filler(
             self.network, self.tokenizer.special, prompt, params, self.tokenizer.num_text_tokens

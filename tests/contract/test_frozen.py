@@ -69,12 +69,14 @@ def test_public_methods_of_the_model() -> None:
         if not name.startswith("_")
     }
     assert signatures == {
+        "chat": ["messages", "sampling"],
         "fill": ["text", "sampling"],
         "generate": ["prompt", "sampling"],
         "logits": ["input_ids", "position_ids", "block_position_ids", "mask", "cache"],
         "new_cache": ["batch_size", "max_length"],
         "score": ["context", "choices", "length_penalty", "unidirectional"],
         "stream": ["prompt", "sampling"],
+        "stream_chat": ["messages", "sampling"],
         "stream_fill": ["text", "sampling"],
     }
 

@@ -23,6 +23,7 @@ LAYERS = {
     "chat": 4,
     "data": 5,
     "engine": 5,
+    "results": 5,
     "language_model": 6,
     "loading": 6,
     "verification": 6,

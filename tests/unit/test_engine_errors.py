@@ -67,7 +67,7 @@ def test_the_longest_text_that_fits(model):
 def test_max_tokens_beyond_the_position_table(model):
     """A long blank gives an IndexError of the block-position table after many tokens."""
     assert len(model.fill("[MASK]", min_tokens=39, max_tokens=39).blanks[0].token_ids) == 39
-    with pytest.raises(RequestError, match="max_tokens=40 must be below 40"):
+    with pytest.raises(RequestError, match="max_tokens=40 must be at most 39"):
         model.fill("[MASK]", max_tokens=40)
 
 

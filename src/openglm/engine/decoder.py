@@ -16,14 +16,21 @@ class Decoder:
 
     Args:
         model: the network.
-        context_ids: (B, T) int64; the rows see themselves whole.
+        context_ids: (B, T) int64; T may be 0.
         num_new_tokens: how many tokens per row will follow at most.
+        is_causal: each context token sees those before it, instead of all.
 
     Raises:
         RequestError: the context has more tokens than the model has positions.
     """
 
-    def __init__(self, model: Transformer, context_ids: Tensor, num_new_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        context_ids: Tensor,
+        num_new_tokens: int,
+        is_causal: bool = False,
+    ) -> None:
         batch_size, length = context_ids.shape
         limit = model.config.max_position_embeddings
         if length > limit:
@@ -38,7 +45,9 @@ class Decoder:
         )
         positions = torch.arange(length).expand(batch_size, length)
         prefix = MaskSpec.prefix(torch.full((batch_size,), length, device=weight.device))
-        self._forward(context_ids, positions, torch.zeros_like(positions), prefix)
+        mask = MaskSpec.causal() if is_causal else prefix
+        if length:
+            self._forward(context_ids, positions, torch.zeros_like(positions), mask)
 
     @torch.no_grad()
     def feed(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
@@ -47,16 +56,19 @@ class Decoder:
         hidden = self._forward(tokens, position_ids, block_position_ids, MaskSpec.causal())
         return self.model.logits(hidden).float()
 
-    def feed_blank(self, tokens: list[int], mask_position: int, block_position: int) -> Tensor:
+    def feed_blank(
+        self, tokens: list[int], mask_position: int, block_position: int, counts_on: bool = False
+    ) -> Tensor:
         """Appends T tokens of one blank to a batch of one; returns logits (T, V) float32.
 
         Args:
             tokens: the tokens, the first of a blank being `sop`.
             mask_position: of the blank.
             block_position: of the first of `tokens`; `sop` has 1.
+            counts_on: positions go on from the blank's, instead of staying at it.
         """
         blocks = torch.arange(block_position, block_position + len(tokens))[None]
-        positions = torch.full_like(blocks, mask_position)
+        positions = mask_position + blocks * counts_on
         return self.feed(torch.tensor([tokens]), positions, blocks)[0]
 
     @torch.no_grad()

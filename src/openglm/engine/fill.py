@@ -1,17 +1,21 @@
-"""Filling blanks left to right in one growing cache.
+"""Filling blanks, one token at a time.
 
-After the context, each blank is fed as `sop` and its tokens at the position of its mask token,
-with block positions 1, 2, ... . `eop` or `eos` ends a blank and is not fed; the next blank sees
-the earlier ones (GLM paper, section 2.1).
+GLM fills all blanks left to right in one growing cache. After the context, each blank is fed as
+`sop` and its tokens at the position of its mask token, with block positions 1, 2, ... . `eop` or
+`eos` ends a blank and is not fed; the next blank sees the earlier ones (GLM paper, section 2.1).
+
+GLM-130B and ChatGLM-6B read the text again for each blank. A causal model's continuation is a blank
+at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
+from openglm.config import ModelConfig
 from openglm.engine.beam import beam_search
 from openglm.engine.decoder import Decoder
 from openglm.engine.prompt import Prompt
@@ -60,59 +64,108 @@ class Filler:
         params: SamplingParams,
         num_text_tokens: int,
     ) -> None:
-        limit = model.config.max_position_embeddings
-        if params.max_tokens >= limit:
+        room = self.room(model.config, prompt)
+        positions = f"this model has {model.config.max_position_embeddings} positions"
+        if room < 1:
             raise RequestError(
-                f"max_tokens={params.max_tokens} must be below {limit}, the positions of this model"
+                f"the prompt of {len(prompt.context_ids) + 1} tokens leaves no room: {positions}",
+                hint="shorten it",
             )
+        if params.max_tokens > room:
+            raise RequestError(
+                f"max_tokens={params.max_tokens} must be at most {room} here: {positions}"
+            )
+        self.model = model
         self.params = params
-        self.special = special
         self.prompt = prompt
         beyond = range(num_text_tokens, model.config.vocab_size)
-        self.banned = sorted({*special.ids, *beyond} - special.end_ids)
-        self.sampler = Sampler(params, sorted(special.end_ids), self.banned)
-        capacity = len(prompt.mask_positions) * (params.max_tokens + 1)
-        self.decoder = Decoder(model, torch.tensor([prompt.context_ids]), capacity)
+        self.banned = sorted(({*special.ids, *beyond} - prompt.end_ids) - special.spoken_ids)
+        self.sampler = Sampler(params, sorted(prompt.end_ids), self.banned)
+        self.decoder = self._read(prompt.context_ids)
+
+    @staticmethod
+    def room(config: ModelConfig, prompt: Prompt) -> int:
+        """How long a blank may be; GLM has positions of their own for blanks."""
+        used = 0 if prompt.style == "grow" else len(prompt.context_ids)
+        return config.max_position_embeddings - used - 1
 
     def run(self) -> Iterator[Step]:
-        """Yields the tokens of all blanks, left to right."""
+        """Yields the tokens of all blanks: left to right, in style "refeed" long blanks last."""
         fill = self._sample if self.params.num_beams == 1 else self._beam
+        if self.prompt.style == "refeed":
+            yield from self._passes(fill)
+            return
+        counts_on = self.prompt.style == "causal"
         for index, position in enumerate(self.prompt.mask_positions):
-            yield from fill(index, position)
+            yield from fill(index, position, counts_on)
 
-    def _sample(self, index: int, position: int) -> Iterator[Step]:
+    def _read(self, context_ids: list[int]) -> Decoder:
+        """A decoder that has read the context, with room for what follows."""
+        num_blanks = len(self.prompt.mask_positions) if self.prompt.style == "grow" else 1
+        capacity = num_blanks * (self.params.max_tokens + 1)
+        context = torch.tensor([context_ids], dtype=torch.int64)
+        return Decoder(self.model, context, capacity, self.prompt.style == "causal")
+
+    def _passes(self, fill: Callable[[int, int, bool], Iterator[Step]]) -> Iterator[Step]:
+        """One pass per blank; each reads the text with the earlier ones filled in (GLM-130B).
+
+        Positions behind a long blank count on in a model that has no block positions.
+        """
+        ids = list(self.prompt.context_ids)
+        places = dict(enumerate(self.prompt.mask_positions))
+        order = sorted(places, key=lambda blank: ids[places[blank]] == self.prompt.long_id)
+        for number, blank in enumerate(order):
+            place = places[blank]
+            if number:
+                self.decoder = self._read(ids)
+            is_long = ids[place] == self.prompt.long_id
+            counts_on = is_long and self.model.config.position == "rotary"
+            written = []
+            for step in fill(blank, len(ids) - 1 if counts_on else place, counts_on):
+                if step.token is not None:
+                    written.append(step.token)
+                yield step
+            ids[place : place + 1] = written
+            for other in places:
+                if places[other] > place:
+                    places[other] += len(written) - 1
+
+    def _sample(self, index: int, position: int, counts_on: bool) -> Iterator[Step]:
         blank: list[int] = []
-        last = self.special.sop_id
+        last = self.prompt.first_id
         while len(blank) < self.params.max_tokens:
-            logits = self.decoder.feed_blank([last], position, len(blank) + 1)[-1]
+            logits = self.decoder.feed_blank([last], position, len(blank) + 1, counts_on)[-1]
             token, log_probability = self.sampler.choose(logits, blank)
-            if token in self.special.end_ids:
+            if token in self.prompt.end_ids:
                 yield Step(index, None, log_probability, "stop")
                 return
             blank.append(token)
             last = token
             yield Step(index, token, log_probability)
-        self.decoder.feed_blank([last], position, len(blank) + 1)  # later blanks see it too
+        # Later blanks see it too.
+        self.decoder.feed_blank([last], position, len(blank) + 1, counts_on)
         yield Step(index, None, 0.0, "length")
 
-    def _beam(self, index: int, position: int) -> Iterator[Step]:
+    def _beam(self, index: int, position: int, counts_on: bool) -> Iterator[Step]:
         params = self.params
         before = self.decoder.cache
         self.decoder.cache = before.copy()
         best = beam_search(
             self.decoder,
             [position],
-            sop_id=self.special.sop_id,
-            end_ids=self.special.end_ids,
+            sop_id=self.prompt.first_id,
+            end_ids=self.prompt.end_ids,
             num_beams=params.num_beams,
             max_tokens=params.max_tokens,
             length_penalty=params.length_penalty,
             no_repeat_ngram_size=params.no_repeat_ngram_size,
             min_tokens=params.min_tokens,
             banned_ids=self.banned,
+            counts_on=counts_on,
         )[0]
         self.decoder.cache = before
-        logits = self.decoder.feed_blank([self.special.sop_id, *best.tokens], position, 1)
+        tokens = [self.prompt.first_id, *best.tokens]
+        logits = self.decoder.feed_blank(tokens, position, 1, counts_on)
         log_probabilities = torch.log_softmax(logits, dim=-1)
         for place, token in enumerate(best.tokens):
             yield Step(index, token, float(log_probabilities[place, token]))

@@ -1,16 +1,36 @@
-"""Text with blanks -> context ids and the places of the blanks, as GLM's own scripts build them."""
+"""Text -> what is fed to a network before it writes, as the official code of each model does it.
+
+Three styles. GLM: `[CLS]` text `eos`, then every blank behind it. ChatGLM-6B and GLM-130B: the
+context sees itself whole, then `sop`, one blank per pass. All later models: left to right.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from openglm.errors import RequestError
-from openglm.tokenizers import Tokenizer
+from openglm.tokenizers import SpecialTokens, Tokenizer
 
 CANONICAL_MASK = "[MASK]"
 """How users write a short blank for every tokenizer (RoBERTa's own spelling is `<mask>`)."""
 OFFICIAL_MASKS = ("[MASK]", "[sMASK]", "[gMASK]")
+ONE_BLANK_PER_PASS = ("chatglm", "icetk")
+"""Kinds of tokenizers of models that read the text again for each blank."""
+LEFT_TO_RIGHT = {
+    "chatglm2": ("gmask", "sop"),
+    "chatglm3": ("gmask", "sop"),
+    "codegeex2": ("gmask", "sop"),
+    "glm4": ("gmask", "sop"),
+    "codegeex": (),
+}
+"""Kinds of tokenizers of causal models, and the command tokens in front of a text."""
+TURN_ENDS = ("user", "observation")
+"""Roles whose token ends an answer, besides `eos`: the model would speak for somebody else."""
+
+
+Style = Literal["grow", "refeed", "causal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +38,29 @@ class Prompt:
     """A context ready to be decoded.
 
     Args:
-        context_ids: `[CLS]` text `eos`; without `eos` if the text ends in a long blank.
-        mask_positions: indices of the blanks in it, left to right.
+        context_ids: what is read at once.
+        mask_positions: indices of the blanks in it, left to right; for a causal model the last
+            index, whatever is there.
         fragments: the text around the blanks, one more than there are blanks.
+        first_id: fed first for each blank: `sop`, or a causal model's last prompt token.
+        end_ids: tokens that end a blank.
+        style: "grow": all blanks behind one context; "refeed": the context is read again for each,
+            with the earlier ones filled in; "causal": one continuation, left to right.
+        long_id: the token of a long blank, filled after the short ones in style "refeed".
     """
 
     context_ids: list[int]
     mask_positions: list[int]
     fragments: list[str]
+    first_id: int
+    end_ids: frozenset[int]
+    style: Style = "grow"
+    long_id: int | None = None
+
+
+def is_causal(tokenizer: Tokenizer) -> bool:
+    """Whether this tokenizer belongs to a model without blanks."""
+    return tokenizer.kind in LEFT_TO_RIGHT
 
 
 def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
@@ -35,6 +70,8 @@ def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
         RequestError: no blank in it, or one that this model was not trained with.
     """
     special = tokenizer.special
+    if is_causal(tokenizer):
+        raise RequestError("this model has no blanks to fill", hint="use generate or chat")
     masks = special.mask_tokens
     spelled = text.replace(CANONICAL_MASK, special.get("mask").text)
     known = {mask.text for mask in masks}
@@ -56,19 +93,57 @@ def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
         fragment.rstrip() if index < len(found) and found[index] in strips else fragment
         for index, fragment in enumerate(fragments)
     ]
-    ids = [special.cls_id, *tokenizer.encode_with(spelled, known)]
-    mask_ids = {mask.id for mask in masks}
+    ids = tokenizer.encode_with(spelled, known)
+    if tokenizer.kind in ONE_BLANK_PER_PASS:
+        if tokenizer.kind == "icetk" and fragments[-1]:
+            ids.append(special.eos_id)
+        return _refeed(ids, special, fragments)
+    ids = [special.cls_id, *ids]
     if ids[-1] != special.gmask_id or not special.has("gmask"):
         ids.append(special.eos_id)
-    positions = [index for index, token in enumerate(ids) if token in mask_ids]
-    return Prompt(ids, positions, fragments)
+    return Prompt(ids, _places(ids, special), fragments, special.sop_id, special.end_ids)
 
 
 def continuation_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
-    """The prompt that continues `text`: one long blank at its end; blanks in it stay text."""
+    """The prompt that continues `text`; blanks in it stay text."""
     special = tokenizer.special
-    ids = [special.cls_id, *tokenizer.encode(text), special.gmask_id]
+    ids = tokenizer.encode(text)
+    if is_causal(tokenizer):
+        before = [special.get(role).id for role in LEFT_TO_RIGHT[tokenizer.kind]]
+        return causal_prompt([*before, *ids], frozenset({special.eos_id}), text)
+    if tokenizer.kind in ONE_BLANK_PER_PASS:
+        return _refeed([*ids, special.gmask_id], special, [text, ""])
+    ids = [special.cls_id, *ids, special.gmask_id]
     positions = [len(ids) - 1]
     if not special.has("gmask"):  # trained with [MASK] ... eos only
         ids.append(special.eos_id)
-    return Prompt(ids, positions, [text, ""])
+    return Prompt(ids, positions, [text, ""], special.sop_id, special.end_ids)
+
+
+def chat_prompt(tokenizer: Tokenizer, ids: list[int]) -> Prompt:
+    """The prompt of a conversation that a chat template wrote as `ids`."""
+    special = tokenizer.special
+    if not is_causal(tokenizer):
+        return _refeed(ids[:-1], special, ["", ""])  # the template ends in sop
+    ends = [special.get(role).id for role in TURN_ENDS if special.has(role)]
+    return causal_prompt(ids, frozenset({special.eos_id, *ends}))
+
+
+def causal_prompt(ids: list[int], end_ids: frozenset[int], text: str = "") -> Prompt:
+    """Continues `ids` left to right; the last of them is the first that is fed alone."""
+    if not ids:
+        raise RequestError("the prompt has no tokens", hint="write something to continue")
+    *context, last = ids
+    return Prompt(context, [len(context) - 1], [text, ""], last, end_ids, "causal")
+
+
+def _refeed(ids: list[int], special: SpecialTokens, fragments: list[str]) -> Prompt:
+    ends = frozenset({special.eop_id})
+    return Prompt(
+        ids, _places(ids, special), fragments, special.sop_id, ends, "refeed", special.gmask_id
+    )
+
+
+def _places(ids: list[int], special: SpecialTokens) -> list[int]:
+    masks = {mask.id for mask in special.mask_tokens}
+    return [index for index, token in enumerate(ids) if token in masks]

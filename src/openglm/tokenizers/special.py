@@ -72,6 +72,11 @@ class SpecialTokens:
         return frozenset({self.eop_id, self.eos_id})
 
     @property
+    def spoken_ids(self) -> frozenset[int]:
+        """Command tokens that are part of an answer: ChatGLM3 starts a second turn with one."""
+        return frozenset(token.id for token in self.tokens if token.role == "assistant")
+
+    @property
     def pad_id(self) -> int:
         """Padding; equal to `eos` in every tokenizer of GLM itself."""
         return self.get("pad").id

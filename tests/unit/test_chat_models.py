@@ -1,0 +1,138 @@
+"""Chat, generation and blanks of the later models through `LanguageModel`, with real tokenizers.
+
+The networks are random and tiny; what matters is which ids reach them and what becomes of theirs.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from helpers_models import random_model, tiny_config
+from openglm.errors import RequestError
+from openglm.language_model import LanguageModel
+from openglm.tokenizers import open_tokenizer
+
+CAUSAL = {"position": "rotary", "activation": "swiglu", "norm": "rmsnorm"}
+PREFIX = {"context": "until_sop", "residual": "deepnorm", "hidden_size": 48}
+MODELS = {
+    "chatglm": ("chatglm6b_ice_text.model", 130528, {"position": "rotary_2d", **PREFIX}),
+    "icetk": ("ice_text_v0_icetk.model", 150528, {"position": "rotary", **PREFIX}),
+    "chatglm2": ("chatglm2_chatglm3_tokenizer.model", 65024, CAUSAL),
+    "chatglm3": ("chatglm2_chatglm3_tokenizer.model", 65024, CAUSAL),
+    "codegeex2": ("codegeex2_tokenizer.model", 65024, CAUSAL),
+}
+CHAT = ["chatglm", "icetk", "chatglm2", "chatglm3"]
+
+
+@pytest.fixture
+def load(official_tokenizers):
+    def open_model(kind):
+        file, vocab_size, axes = MODELS[kind]
+        config = tiny_config(vocab_size=vocab_size, max_position_embeddings=64, **axes)
+        tokenizer = open_tokenizer(kind, official_tokenizers / file)
+        return LanguageModel(random_model(config), tokenizer, kind)
+
+    return open_model
+
+
+def script(model, ids):
+    """Makes the network write these ids, whatever it is fed; returns what it is fed."""
+    fed: list[list[int]] = []
+    answers = iter(ids)
+    original = model.network.forward
+
+    def forward(input_ids, *rest, **more):
+        fed.append(input_ids[0].tolist())
+        return original(input_ids, *rest, **more)
+
+    def logits(hidden):
+        row = torch.zeros(*hidden.shape[:-1], model.config.vocab_size)
+        row[..., next(answers)] = 100.0
+        return row
+
+    model.network.forward, model.network.logits = forward, logits
+    return fed
+
+
+@pytest.mark.parametrize("kind", CHAT)
+def test_chat_asks_and_reads_the_answer(kind, load):
+    """The prompt is not what the template says, or the answer is not what the model wrote."""
+    model = load(kind)
+    special = model.tokenizer.special
+    answer = model.tokenizer.encode("你好")
+    end = special.eop_id if kind in ("chatglm", "icetk") else special.eos_id
+    fed = script(model, [*answer, end])
+    messages = [{"role": "user", "content": "再说一遍？"}]
+    before = copy.deepcopy(messages)
+    reply = model.chat(messages)
+    assert (reply.content, reply.token_ids, reply.finish_reason) == ("你好", answer, "stop")
+    assert messages == before, "the caller's list was changed"
+    assert [m.role for m in reply.messages] == ["assistant"]
+    from openglm.chat import as_messages, prompt_ids
+
+    asked = prompt_ids(model.tokenizer, as_messages(messages))
+    assert [token for call in fed for token in call][: len(asked)] == asked
+
+
+def test_chatglm3_stops_before_it_speaks_for_the_user(load):
+    """The model goes on writing both sides of the conversation."""
+    model = load("chatglm3")
+    answer = model.tokenizer.encode("hi")
+    script(model, [*answer, model.tokenizer.special.get("user").id])
+    assert model.chat("hello").content == "hi"
+
+
+def test_chatglm3_may_think_before_it_calls_a_tool(load):
+    """A second assistant turn inside the answer is lost, or cannot be written at all."""
+    model = load("chatglm3")
+    encode = model.tokenizer.encode
+    thought, call = encode("\n think"), encode("t\n```python\ntool_call(x=1)\n```")
+    turn = model.tokenizer.special.get("assistant").id
+    script(model, [*thought, turn, *call, model.tokenizer.special.get("observation").id])
+    system = {"role": "system", "content": "tools:", "tools": [{"name": "t"}]}
+    reply = model.chat([system, {"role": "user", "content": "q"}], max_tokens=60 - 40)
+    assert (reply.tool, reply.arguments) == ("t", {"x": 1})
+    assert [m.metadata for m in reply.messages] == ["", "t"]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_streams_equal_the_whole(kind, load):
+    """Streamed text differs from the text given at once."""
+    model = load(kind)
+    options = {"max_tokens": 8, "seed": 3}
+    assert (
+        "".join(model.stream("床前明月光", **options))
+        == model.generate("床前明月光", **options).text
+    )
+
+
+def test_chatglm6b_fills_one_blank_after_the_other(load):
+    """Only the first blank is filled, or the second does not see it."""
+    model = load("chatglm")
+    encode, special = model.tokenizer.encode, model.tokenizer.special
+    first, second = encode("一")[-1:], encode("二")[-1:]
+    fed = script(model, [*first, special.eop_id, *second, special.eop_id])
+    filled = model.fill("甲[MASK]乙[MASK]丙")
+    assert [blank.text for blank in filled.blanks] == ["一", "二"]
+    assert filled.text == "甲一乙二丙"
+    contexts = [call for call in fed if len(call) > 1]
+    assert special.mask_id in contexts[0]
+    assert contexts[1].count(special.mask_id) == 1
+    assert first[0] in contexts[1]
+
+
+def test_models_refuse_what_they_were_not_trained_for(load):
+    """A causal model is asked to fill blanks, or a code model to chat, and writes nonsense."""
+    with pytest.raises(RequestError, match="no blanks to fill"):
+        load("chatglm2").fill("a [MASK]")
+    with pytest.raises(RequestError, match="not trained to chat"):
+        load("codegeex2").chat("hello")
+
+
+def test_a_long_conversation_is_refused(load):
+    """A prompt beyond the positions of the model ends in an IndexError."""
+    with pytest.raises(RequestError, match="leaves no room: this model has 64 positions"):
+        load("chatglm2").chat("长" * 100)
