@@ -22,6 +22,7 @@ def load(
     device: str = "auto",
     tokenizer: str | Path | None = None,
     description: dict[str, Any] | None = None,
+    exact_rotary: bool = False,
 ) -> LanguageModel:
     """Loads a model.
 
@@ -31,6 +32,8 @@ def load(
         device: cpu, cuda, cuda:N; auto = a GPU if there is one.
         tokenizer: folder of the vocabulary, if it is not beside the weights.
         description: what a Megatron folder does not say, like {"num_attention_heads": 64}.
+        exact_rotary: compute rotary angles in float32. GLM-130B, ChatGLM-6B, ChatGLM2 and CodeGeeX2
+            were released, and trained, with half-precision angles; False does as they do.
 
     Raises:
         ConfigError: unknown name.
@@ -39,7 +42,7 @@ def load(
     """
     folder = find_model(str(name))
     place = pick_device(device)
-    loaded = load_checkpoint(folder, _dtype(dtype, place), place, description)
+    loaded = load_checkpoint(folder, _dtype(dtype, place), place, description, exact_rotary)
     found = find_tokenizer(Path(tokenizer) if tokenizer is not None else folder)
     return LanguageModel(loaded.model, found, str(name), loaded.token_ids)
 

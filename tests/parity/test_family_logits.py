@@ -174,6 +174,18 @@ def test_glm130b_angles_at_long_positions(offset):
     close(logits, recorded[f"{name}_rope_fp16_angles"], atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["full_mask", "full_gmask"])
+def test_glm130b_with_exact_angles(name):
+    """The switch to exact angles changes nothing, or something else."""
+    recorded = arrays(f"glm130b/{name}.npz")
+    model = openglm.load(
+        GOLDENS / "glm130b" / "sat_tp1", dtype="float32", device="cpu", exact_rotary=True
+    )
+    mask = ~recorded["attention_mask_true_is_masked"][:, 0]
+    logits = model.logits(recorded["input_ids"], recorded["position_ids"], mask=mask)
+    close(logits, recorded["logits_rope_fp32_angles"], atol=1e-4)
+
+
 def long_logits(model, ids, positions):
     """Last logits at positions beyond those that a tiny model is declared for."""
     from openglm.nn.masks import MaskSpec

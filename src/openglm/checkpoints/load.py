@@ -67,6 +67,7 @@ def load_checkpoint(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     description: dict[str, Any] | None = None,
+    exact_rotary: bool = False,
 ) -> Loaded:
     """Loads any checkpoint folder known to `openglm.checkpoints.layouts`.
 
@@ -78,6 +79,7 @@ def load_checkpoint(
         device: where they go.
         description: what a Megatron folder does not say, like {"num_attention_heads": 64}; used
             where there is no description beside it.
+        exact_rotary: compute rotary angles in float32, where the released model does not.
 
     Raises:
         CheckpointError: see `open_weights`, `detect`; or tensors are missing, unexpected, of a
@@ -87,15 +89,22 @@ def load_checkpoint(
         files = detect(folder)
         if files.layout == "megatron" and description:
             files = dataclasses.replace(files, config=description | files.config)
-        return _load(folder, files, dtype, device)
+        return _load(folder, files, dtype, device, exact_rotary)
 
 
 def _load(
-    folder: Path, files: CheckpointFiles, dtype: torch.dtype | None, device: torch.device | str
+    folder: Path,
+    files: CheckpointFiles,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    exact_rotary: bool,
 ) -> Loaded:
     family, ranks = _open(files)
     shapes = [_joined_shapes(shards) for shards in ranks]
     config = _config(files, family, shapes[0], len(ranks))
+    if exact_rotary:
+        exact: dict[str, Any] = dict.fromkeys(("rotary_compute", "rotary_frequencies"), "float32")
+        config = dataclasses.replace(config, **exact)
     if config.num_layers > max(len(shapes[0]), MANY_LAYERS):
         raise CheckpointError(
             f"num_layers={config.num_layers}, but the weights have {len(shapes[0])} tensors in all"

@@ -1,21 +1,15 @@
-"""Comparing a model with recorded outputs of the official code (`glm verify`).
+"""Recordings of GLM: full passes, cached decoding, cloze scores, beam search, input layouts.
 
-A golden is an .npz whose array names say what it holds: a full pass (`input_ids` and logits),
-cached decoding (`context_ids`, `step_tokens`), cloze scores, beam search, or an input layout. Which
-of two recorded variants applies follows from the model: `*_hf` for the exact GELU, `*_megatron` for
-the tanh one. What only the Megatron code can record (cloze, beam search) is compared under the tanh
-GELU whatever the checkpoint, since the weights are the same.
-Special token ids, where needed, come from `meta.json` beside the golden.
+Which of two recorded variants applies follows from the model: `*_hf` for the exact GELU,
+`*_megatron` for the tanh one. What only the Megatron code can record (cloze, beam search) is
+compared under the tanh GELU whatever the checkpoint, since the weights are the same. Special token
+ids, where needed, come from `meta.json` beside the golden.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import zipfile
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,65 +23,14 @@ from torch.nn.functional import cross_entropy
 from openglm.engine.beam import beam_search
 from openglm.engine.decoder import Decoder
 from openglm.engine.score import score_choices, unidirectional_input, verbalizer_logits
-from openglm.errors import VerificationError
 from openglm.language_model import LanguageModel
 from openglm.model import Transformer, build
+from openglm.verification.meta import special_ids
 
 VARIANTS = {"gelu_erf": "hf", "gelu_tanh": "megatron"}
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One recorded array against ours."""
-
-    golden: str
-    array: str
-    max_abs_difference: float
-    passed: bool
-
-
-def compare_golden(model: LanguageModel, path: Path, atol: float) -> list[Comparison]:
-    """Compares everything comparable in one golden.
-
-    Args:
-        model: in float32.
-        path: the .npz.
-        atol: largest absolute difference that passes; token ids must be equal.
-
-    Raises:
-        VerificationError: the file is missing, damaged, or holds nothing to compare.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise VerificationError(f"{path} cannot be read as .npz: {error}") from error
-    try:
-        pairs = list(_Golden(model, path, arrays).pairs())
-    except KeyError as error:
-        raise VerificationError(f"{path} lacks the array or id {error}") from error
-    if not pairs:
-        raise VerificationError(
-            f"{path} holds no recorded output that this model can be compared with",
-            hint=f"it has: {', '.join(arrays)}",
-        )
-    return [_compare(path, name, ours, recorded, atol) for name, ours, recorded in pairs]
-
-
-def _compare(
-    path: Path, name: str, ours: NDArray[Any], recorded: NDArray[Any], atol: float
-) -> Comparison:
-    if ours.shape != recorded.shape:
-        raise VerificationError(
-            f"{path}: {name} is recorded as {recorded.shape}, the model gives {ours.shape}"
-        )
-    wide = np.asarray(ours, np.float64) - np.asarray(recorded, np.float64)
-    difference = float(np.abs(wide).max(initial=0.0))
-    exact = np.issubdtype(recorded.dtype, np.integer)
-    return Comparison(path.name, name, difference, difference <= (0.0 if exact else atol))
-
-
-class _Golden:
+class GLMRecording:
     """The arrays of one golden, and how to reproduce each kind."""
 
     def __init__(self, model: LanguageModel, path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -190,7 +133,7 @@ class _Golden:
         scored = self.arrays["loss_mask"] == 1
         first, last = np.flatnonzero(scored)[[0, -1]]
         ids = self.arrays["input_ids"]
-        special = _special_ids(self.path)
+        special = special_ids(self.path)
         built = unidirectional_input(
             ids[3 : first + 1].tolist(),
             self.arrays["targets"][scored].tolist(),
@@ -211,7 +154,7 @@ class _Golden:
         return input_ids[:length].tolist(), int(positions[length]), int(input_ids[length])
 
     def _beams(self) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
-        special = _special_ids(self.path)
+        special = special_ids(self.path)
         source = self.tensor("source_ids")
         positions = (source == special["MASK"]).int().argmax(dim=1).tolist()
         suffix = "_settings_beams_lp_ngram_minlen_maxsteps"
@@ -237,26 +180,3 @@ class _Golden:
             yield f"{tag}_tokens", tokens, self.arrays[f"{tag}_tokens"]
             scores = np.array([hypothesis.score for hypothesis in found])
             yield f"{tag}_scores", scores, self.arrays[f"{tag}_scores"]
-
-
-def recorded_description(golden: Path) -> dict[str, Any] | None:
-    """The sizes in `meta.json` beside a golden, or None: Megatron folders lack the head count."""
-    path = golden.parent / "meta.json"
-    if not path.is_file():
-        return None
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise VerificationError(f"{path} is not JSON: {error}") from error
-    is_description = isinstance(description, dict) and "num_attention_heads" in description
-    return description if is_description else None
-
-
-def _special_ids(golden: Path) -> dict[str, int]:
-    path = golden.parent / "meta.json"
-    if not path.is_file():
-        raise VerificationError(
-            f"{golden} needs special token ids", hint=f"they are expected in {path}"
-        )
-    ids: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))["special_token_ids"]
-    return ids
