@@ -260,6 +260,8 @@ class LanguageModel:
         ids = torch.as_tensor(input_ids)
         if ids.dim() != 2:
             raise RequestError(f"input_ids has shape {tuple(ids.shape)}; it must be (B, T)")
+        if cache is None and self.network.prefix is not None:
+            cache = self.new_cache(*ids.shape)
         past = 0 if cache is None else cache.length
         every = ids
         if cache is not None:
@@ -285,8 +287,7 @@ class LanguageModel:
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty cache for `logits`, of `max_length` tokens per row."""
-        weight = self.network.word_embeddings.weight
-        return KVCache(self.config, batch_size, max_length, weight.dtype, weight.device)
+        return self.network.new_cache(batch_size, max_length)
 
     @property
     def _generate_defaults(self) -> SamplingParams:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from openglm.adapters.prefix import load_prefix
 from openglm.checkpoints import load_checkpoint
 from openglm.errors import UsageError
 from openglm.home import find_model
@@ -23,6 +24,7 @@ def load(
     tokenizer: str | Path | None = None,
     description: dict[str, Any] | None = None,
     exact_rotary: bool = False,
+    prefix: str | Path | None = None,
 ) -> LanguageModel:
     """Loads a model.
 
@@ -34,6 +36,7 @@ def load(
         description: what a Megatron folder does not say, like {"num_attention_heads": 64}.
         exact_rotary: compute rotary angles in float32. GLM-130B, ChatGLM-6B, ChatGLM2 and CodeGeeX2
             were released, and trained, with half-precision angles; False does as they do.
+        prefix: a P-Tuning v2 checkpoint (folder or file) that was trained for this model.
 
     Raises:
         ConfigError: unknown name.
@@ -43,6 +46,8 @@ def load(
     folder = find_model(str(name))
     place = pick_device(device)
     loaded = load_checkpoint(folder, _dtype(dtype, place), place, description, exact_rotary)
+    if prefix is not None:
+        loaded.model.prefix = load_prefix(Path(prefix), loaded.config)
     found = find_tokenizer(Path(tokenizer) if tokenizer is not None else folder)
     return LanguageModel(loaded.model, found, str(name), loaded.token_ids)
 

@@ -21,6 +21,7 @@ LAYERS = {
     "model": 3,
     "checkpoints": 4,
     "chat": 4,
+    "adapters": 4,
     "data": 5,
     "engine": 5,
     "results": 5,
@@ -39,6 +40,7 @@ SIBLINGS = {
     ("registry", "settings"),
     ("home", "errors"),
     ("home", "registry"),
+    ("adapters", "checkpoints"),
     ("loading", "language_model"),
     ("verification", "language_model"),
 }

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from openglm.errors import RequestError
 from openglm.model import Transformer
-from openglm.nn.cache import KVCache
 from openglm.nn.masks import MaskSpec
 
 
@@ -38,13 +37,11 @@ class Decoder:
                 f"the text has {length} tokens; this model reads at most {limit}",
                 hint="shorten it",
             )
-        weight = model.word_embeddings.weight
+        device = model.word_embeddings.weight.device
         self.model = model
-        self.cache = KVCache(
-            model.config, batch_size, length + num_new_tokens, weight.dtype, weight.device
-        )
+        self.cache = model.new_cache(batch_size, length + num_new_tokens)
         positions = torch.arange(length).expand(batch_size, length)
-        prefix = MaskSpec.prefix(torch.full((batch_size,), length, device=weight.device))
+        prefix = MaskSpec.prefix(torch.full((batch_size,), length, device=device))
         mask = MaskSpec.causal() if is_causal else prefix
         if length:
             self._forward(context_ids, positions, torch.zeros_like(positions), mask)

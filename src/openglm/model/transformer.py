@@ -20,7 +20,7 @@ from torch.nn.functional import linear
 
 from openglm.config import ModelConfig
 from openglm.nn.attention import Attention
-from openglm.nn.cache import KVCache, LayerCache
+from openglm.nn.cache import KVCache, LayerCache, Prefix
 from openglm.nn.dropout import dropout
 from openglm.nn.masks import MaskSpec
 from openglm.nn.mlp import mlp
@@ -109,6 +109,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.prefix: Prefix | None = None
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.positions = POSITIONS[config.position](config)
         self.embedding_dropout = dropout(config.embedding_dropout)
@@ -148,14 +149,21 @@ class Transformer(nn.Module):
         x, rotation = self.positions(x, position_ids, block_position_ids)
         x = self.embedding_dropout(x)
         num_queries = input_ids.shape[1]
-        num_cached = 0 if cache is None else cache.length
-        bias = mask.bias(num_queries, num_cached + num_queries, x.device)
+        num_cached, num_prefix = (cache.length, cache.num_prefix) if cache is not None else (0, 0)
+        bias = mask.bias(num_queries, num_cached + num_queries, x.device, num_prefix)
         for index, layer in enumerate(self.layers):
             x = layer(x, rotation, bias, None if cache is None else cache.layer(index))
         x = self.top(self.final_norm(x), position_ids, bias, cache)
         if cache is not None:
             cache.advance(num_queries)
         return x
+
+    def new_cache(self, batch_size: int, max_length: int) -> KVCache:
+        """An empty cache of `max_length` tokens per row, with the prefix if there is one."""
+        weight = self.word_embeddings.weight
+        return KVCache(
+            self.config, batch_size, max_length, weight.dtype, weight.device, self.prefix
+        )
 
     def top(
         self, x: Tensor, position_ids: Tensor, bias: Tensor | None, cache: KVCache | None

@@ -12,6 +12,14 @@ from openglm.config import ModelConfig
 from openglm.errors import RequestError
 
 
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Trained keys and values in front of the tokens (P-Tuning v2), each (L, P, K, D)."""
+
+    keys: Tensor
+    values: Tensor
+
+
 class KVCache:
     """Preallocated keys and values of one batch.
 
@@ -23,9 +31,11 @@ class KVCache:
         max_length: largest number of tokens per row, context included.
         dtype: dtype of keys and values.
         device: where they live.
+        prefix: visible to every token, without a position, and not counted as tokens.
 
     Attributes:
         input_ids: (B, max_length) int64 on the CPU, the cached tokens, where the caller knows them.
+        length: number of cached tokens.
     """
 
     def __init__(
@@ -35,12 +45,19 @@ class KVCache:
         max_length: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        prefix: Prefix | None = None,
     ) -> None:
-        shape = (batch_size, max_length, config.kv_heads, config.head_dim)
+        self.num_prefix = 0 if prefix is None else prefix.keys.shape[1]
+        rows = self.num_prefix + max_length
+        shape = (batch_size, rows, config.kv_heads, config.head_dim)
         self.keys = [
             torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_cached_layers)
         ]
         self.values = [torch.zeros_like(keys) for keys in self.keys]
+        if prefix is not None:
+            for layer in range(config.num_layers):
+                self.keys[layer][:, : self.num_prefix] = prefix.keys[layer]
+                self.values[layer][:, : self.num_prefix] = prefix.values[layer]
         self.input_ids = torch.zeros((batch_size, max_length), dtype=torch.int64)
         self.batch_size = batch_size
         self.max_length = max_length
@@ -70,9 +87,10 @@ class KVCache:
 
     def reorder(self, rows: Tensor) -> None:
         """Makes row i a copy of the present row `rows[i]` ((B,) int64), in every layer."""
+        used = self.num_prefix + self.length
         for tensors in (self.keys, self.values):
             for tensor in tensors:
-                tensor[:, : self.length] = tensor[rows, : self.length]
+                tensor[:, :used] = tensor[rows, :used]
         self.input_ids = self.input_ids[rows.cpu()]
 
     def copy(self) -> KVCache:
@@ -99,8 +117,9 @@ class LayerCache:
     index: int
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores (B, T, K, D) keys and values; returns all cached ones, (B, S, K, D)."""
-        start, end = self.cache.length, self.cache.length + keys.shape[1]
+        """Stores (B, T, K, D) keys and values; returns prefix and tokens, (B, S, K, D)."""
+        start = self.cache.num_prefix + self.cache.length
+        end = start + keys.shape[1]
         all_keys, all_values = self.cache.keys[self.index], self.cache.values[self.index]
         all_keys[:, start:end] = keys
         all_values[:, start:end] = values

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,10 @@ class MaskSpec:
             allowed = allowed | (columns < self.prefix_lengths[:, None])[:, None]  # (B, T, S)
         return allowed
 
-    def bias(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
-        """The kernel argument: (1 or B, 1, T, S) float32 to add to scores, or None.
+    def bias(
+        self, num_queries: int, num_keys: int, device: torch.device, num_prefix: int = 0
+    ) -> Tensor | None:
+        """The kernel argument: (1 or B, 1, T, num_prefix + S) float32 to add to scores, or None.
 
         None means that all is visible: one query at the end without an explicit mask.
 
@@ -61,4 +64,5 @@ class MaskSpec:
         allowed = self.dense(num_queries, num_keys, device)
         blocked = torch.zeros(allowed.shape, dtype=torch.float32, device=device)
         blocked.masked_fill_(~allowed, torch.finfo(torch.float32).min)
+        blocked = pad(blocked, (num_prefix, 0))  # a prefix is visible to all
         return blocked[:, None]  # (1 or B, 1, T, S)
