@@ -22,6 +22,7 @@ LAYERS = {
     "checkpoints": 4,
     "chat": 4,
     "adapters": 4,
+    "quant": 4,
     "data": 5,
     "engine": 5,
     "results": 5,
@@ -41,6 +42,7 @@ SIBLINGS = {
     ("home", "errors"),
     ("home", "registry"),
     ("adapters", "checkpoints"),
+    ("checkpoints", "quant"),
     ("loading", "language_model"),
     ("verification", "language_model"),
 }

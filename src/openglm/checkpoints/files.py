@@ -30,7 +30,12 @@ NUMPY_STATE: list[Any] = [
     np.dtypes.UInt32DType,
 ]
 """What numpy's random state in official training checkpoints is made of: arrays, no code."""
-_DTYPE_OF = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPE_OF = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I8": torch.int8,
+}
 
 
 class WeightFile(Protocol):
@@ -110,7 +115,7 @@ class PickleFile:
     def dtypes(self) -> dict[str, torch.dtype | str]:
         """See `WeightFile.dtypes`."""
         return {
-            name: t.dtype if t.dtype in FLOAT_DTYPES else str(t.dtype)
+            name: t.dtype if t.dtype in _DTYPE_OF.values() else str(t.dtype)
             for name, t in self.tensors.items()
         }
 

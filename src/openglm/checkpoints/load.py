@@ -20,6 +20,8 @@ from openglm.config import ModelConfig
 from openglm.errors import CheckpointError, ConfigError, suggest
 from openglm.log import logger
 from openglm.model import Transformer, build
+from openglm.quant.linear import rowwise
+from openglm.quant.rowwise import LARGEST
 
 LISTED = 8
 """Names shown of a longer list."""
@@ -39,6 +41,7 @@ class Loaded:
         token_ids: ids of command tokens by role, as far as the folder says.
         stored_dtype: of the weights in the files.
         metadata: the `about` table of an openglm folder, {} for others.
+        bits: of official row-wise quantized weights, 8 or 4; 0 = not quantized.
     """
 
     model: Transformer
@@ -48,6 +51,7 @@ class Loaded:
     token_ids: dict[str, int]
     stored_dtype: torch.dtype
     metadata: dict[str, Any]
+    bits: int
 
 
 @contextmanager
@@ -109,25 +113,28 @@ def _load(
         raise CheckpointError(
             f"num_layers={config.num_layers}, but the weights have {len(shapes[0])} tensors in all"
         )
-    model = build(config)
+    bits = _bits(files, len(ranks))
+    model = rowwise(build(config), bits) if bits else build(config)
+    parameters = dict(model.named_parameters())
     names = (
-        NameMap(tuple(Row(n, (n,)) for n in model.state_dict()))
+        NameMap(tuple(Row(n, (n,)) for n in parameters))
         if family is None
-        else family.name_map(config)
+        else family.name_map(config).with_scales(parameters)
     )
     rows = names.expand(config.num_layers)
-    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    wanted = {name: tuple(p.shape) for name, p in parameters.items()}
     _check(folder, wanted, rows, shapes)
-    stored = _check_dtypes(ranks)
+    stored = _check_dtypes(ranks, rows, parameters)
     for row, tensors in _tensors(rows, ranks):
         _warn_if_copies_differ(row, tensors)
         parts = row.read(tensors, [wanted[target] for target in row.targets])
         for name, tensor in zip(row.targets, parts, strict=True):
-            _assign(model, name, tensor.to(device=device, dtype=dtype or stored))
+            is_integer = tensor.dtype == torch.int8
+            _assign(model, name, tensor.to(device, None if is_integer else dtype or stored))
     _warn_if_repetitions_differ(model, rows, ranks)
     about = files.config.get("about", {})
     return Loaded(
-        model.eval(), config, folder, files.layout, _token_ids(files, family), stored, about
+        model.eval(), config, folder, files.layout, _token_ids(files, family), stored, about, bits
     )
 
 
@@ -249,6 +256,24 @@ def _config(
     return family.from_shapes(shapes, num_ranks, files.config)
 
 
+def _bits(files: CheckpointFiles, num_ranks: int) -> int:
+    """Bits of quantized weights, as the description says; 0 for none."""
+    bits = files.config.get("quantization_bit") or 0
+    if files.config.get("quantization_embeddings"):
+        raise CheckpointError(
+            "quantized embeddings (the withdrawn int4-qe files) are not supported",
+            hint="take the int4 files, which keep them in fp16",
+        )
+    if bits not in (0, *LARGEST):
+        raise CheckpointError(f"quantization_bit={bits!r} is not one of 8, 4, or 0 for none")
+    if bits and num_ranks > 1:
+        raise CheckpointError(
+            "quantized rank files cannot be joined: each rank has scales of its own",
+            hint="convert the files in fp16 first, then quantize",
+        )
+    return int(bits)
+
+
 def _token_ids(files: CheckpointFiles, family: Family | None) -> dict[str, int]:
     found = files.config.get("token_ids", {}) if family is None else family.token_ids(files.config)
     return {role: token for role, token in found.items() if isinstance(token, int)}
@@ -292,18 +317,24 @@ def _check(
     raise CheckpointError(f"{folder} does not fit its configuration: " + "; ".join(lists), hint)
 
 
-def _check_dtypes(ranks: list[list[WeightFile]]) -> torch.dtype:
-    """The dtype of the weights; integers, doubles and the like are refused."""
+def _check_dtypes(
+    ranks: list[list[WeightFile]], rows: dict[str, Row], parameters: dict[str, nn.Parameter]
+) -> torch.dtype:
+    """The dtype of the floating-point weights; int8 must be where the network has it, only."""
     found: Counter[torch.dtype] = Counter()
     for shards in ranks:
         for shard in shards:
             for name, dtype in shard.dtypes().items():
-                if not isinstance(dtype, torch.dtype):
-                    allowed = ", ".join(str(d).removeprefix("torch.") for d in FLOAT_DTYPES)
+                targets = rows[name].targets
+                wants_int8 = bool(targets) and parameters[targets[0]].dtype == torch.int8
+                if wants_int8 != (dtype == torch.int8) or isinstance(dtype, str):
+                    floats = ", ".join(str(d).removeprefix("torch.") for d in FLOAT_DTYPES)
+                    allowed = "int8 (it is quantized)" if wants_int8 else f"one of {floats}"
                     raise CheckpointError(
-                        f"{shard.path}: {name} has dtype {dtype}; weights must be one of {allowed}"
+                        f"{shard.path}: {name} has dtype {dtype}; it must be {allowed}",
+                        hint="does quantization_bit in config.json fit the weights?",
                     )
-                found[dtype] += 1
+                found[dtype] += not wants_int8
     return found.most_common(1)[0][0]
 
 

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from openglm.checkpoints.layouts import FORMAT_VERSION, TRACKERS
 from openglm.checkpoints.maps import FAMILIES, Family
+from openglm.checkpoints.maps.table import SCALE
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError, UsageError, suggest
 from openglm.model import build
+from openglm.quant.linear import rowwise
 from openglm.tokenizers import Tokenizer
 
 SHARD_BYTES = 4 << 30
@@ -55,7 +57,13 @@ def save_checkpoint(
     if folder.exists():
         raise CheckpointError(f"{folder} exists already", hint="name a new folder")
     _check_degree(config, layout, num_ranks)
-    missing = sorted(set(build(config).state_dict()) ^ set(weights))
+    bits = stored_bits(config, weights)
+    if bits and layout == "megatron":
+        raise UsageError(
+            "quantized weights cannot be written as rank files", hint="write them as hf or openglm"
+        )
+    network = rowwise(build(config), bits) if bits else build(config)
+    missing = sorted(set(network.state_dict()) ^ set(weights))
     if missing:
         raise CheckpointError(f"these weights are missing or unknown: {', '.join(missing[:8])}")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +92,7 @@ def _write_openglm(
         "format_version": FORMAT_VERSION,
         "model": config.to_dict(),
         "about": about,
+        **_quantization(config, weights),
     }
     _write_json(folder / "config.json", description)
     _write_shards(folder, iter(weights.items()))
@@ -99,7 +108,7 @@ def _write_hf(
     dtype = next(iter(weights.values())).dtype
     family = _family(config, layout="hf")
     values = {"torch_dtype": str(dtype).removeprefix("torch.")} | family.to_json(config)
-    _write_json(folder / "config.json", values)
+    _write_json(folder / "config.json", values | _quantization(config, weights))
     _write_shards(folder, _foreign(family, config, weights, 0, 1))
 
 
@@ -132,6 +141,19 @@ WRITERS: dict[str, Callable[..., None]] = {
 }
 
 
+def stored_bits(config: ModelConfig, weights: dict[str, Tensor]) -> int:
+    """8 or 4 for official row-wise quantized weights, 0 for others."""
+    name = "layers.0.attention.q_proj.weight"
+    if name + SCALE not in weights:
+        return 0
+    return 8 if weights[name].shape[1] == config.hidden_size else 4
+
+
+def _quantization(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Any]:
+    bits = stored_bits(config, weights)
+    return {"quantization_bit": bits} if bits else {}
+
+
 def _family(config: ModelConfig, layout: str) -> Family:
     """The official files that can hold a network, so that reading them gives it back."""
     for family in FAMILIES:
@@ -152,7 +174,8 @@ def _family(config: ModelConfig, layout: str) -> Family:
 def _foreign(
     family: Family, config: ModelConfig, weights: dict[str, Tensor], rank: int, num_ranks: int
 ) -> Iterator[tuple[str, Tensor]]:
-    for name, row in family.name_map(config).expand(config.num_layers).items():
+    names = family.name_map(config).with_scales(weights)
+    for name, row in names.expand(config.num_layers).items():
         if not row.targets:
             continue
         tensor = row.write([weights[target] for target in row.targets], rank, num_ranks)

@@ -11,13 +11,16 @@ head 0; v of head 0; q of head 1; ...]. Reading inverts that: unstack on every r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 Shape = tuple[int, ...]
+SCALE = "_scale"
+"""Ending of the name of a quantized weight's scales, in the official files and in ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,19 @@ class NameMap:
     """All rows of a layout."""
 
     rows: tuple[Row, ...]
+
+    def with_scales(self, names: Container[str]) -> NameMap:
+        """This map, and a row for the scales of each weight that has some among our `names`."""
+        scales = (
+            dataclasses.replace(
+                row,
+                source=row.source + SCALE,
+                targets=tuple(target + SCALE for target in row.targets),
+            )
+            for row in self.rows
+            if row.targets and row.targets[0].replace("{i}", "0") + SCALE in names
+        )
+        return NameMap((*self.rows, *scales))
 
     def expand(self, num_layers: int) -> dict[str, Row]:
         """Foreign name -> row, layers filled in."""

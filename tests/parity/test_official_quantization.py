@@ -1,0 +1,151 @@
+"""Official INT8 and INT4: integers, scales, packing, and a whole quantized checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch.testing import assert_close
+
+import openglm
+from openglm.checkpoints import load_checkpoint, save_checkpoint
+from openglm.errors import CheckpointError, UsageError
+from openglm.quant.rowwise import dequantize_rows, pack_nibbles, quantize_rows, unpack_nibbles
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+QUANT = GOLDENS / "chatglm" / "quantization"
+CASES = [
+    (f"w{i}_{dtype}", scheme, bits)
+    for i in range(3)
+    for dtype in ("half", "float")
+    for scheme in ("chatglm6b", "chatglm2")
+    for bits in (8, 4)
+]
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    with np.load(QUANT / "quant.npz") as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
+@pytest.mark.parametrize(("weight", "scheme", "bits"), CASES)
+def test_integers_and_scales(weight, scheme, bits, recorded):
+    """A model quantized here differs from one quantized by the official code."""
+    name = f"{weight}_{scheme}_int{bits}"
+    values, scale = quantize_rows(recorded[weight], bits, half_scale=scheme == "chatglm6b")
+    assert torch.equal(values, recorded[f"{name}_q"])
+    assert torch.equal(scale, recorded[f"{name}_scale"])
+    packed = pack_nibbles(values) if bits == 4 else values
+    assert torch.equal(packed, recorded[f"{name}_packed"])
+
+
+@pytest.mark.parametrize(("weight", "scheme", "bits"), CASES)
+def test_dequantized_weights(weight, scheme, bits, recorded):
+    """Nibbles are read in the wrong order, or multiplied in another dtype."""
+    name = f"{weight}_{scheme}_int{bits}"
+    packed, scale = recorded[f"{name}_packed"], recorded[f"{name}_scale"]
+    exact = dequantize_rows(packed, scale, bits, torch.float32)
+    assert torch.equal(exact, recorded[f"{name}_dequant_float"])
+    if f"{name}_dequant_half" in recorded:
+        half = dequantize_rows(packed, scale, bits, torch.float16)
+        assert torch.equal(half, recorded[f"{name}_dequant_half"])
+
+
+def test_every_nibble(recorded):
+    """-8, which quantizing never gives, is read as 8."""
+    packed = recorded["allnibbles_packed"]
+    assert torch.equal(unpack_nibbles(packed), recorded["allnibbles_q"])
+    assert torch.equal(pack_nibbles(recorded["allnibbles_q"]), packed)
+
+
+@given(
+    hnp.arrays(np.int8, st.tuples(st.integers(1, 5), st.integers(1, 9).map(lambda n: 2 * n)),
+               elements=st.integers(-8, 7))
+)  # fmt: skip
+def test_packing_is_invertible(values):
+    """A weight comes back changed."""
+    tensor = torch.from_numpy(values)
+    assert torch.equal(unpack_nibbles(pack_nibbles(tensor)), tensor)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantization_of_glm130b_and_codegeex(bits):
+    """Their schemes are the same formula over fp16; so must be the integers."""
+    with np.load(GOLDENS / "glm130b" / "quantization.npz") as file:
+        values, scale = quantize_rows(torch.from_numpy(file["weight_fp16"]), bits)
+        np.testing.assert_array_equal(values, file[f"q_int{bits}"])
+        np.testing.assert_array_equal(scale, file[f"scale_int{bits}"])
+        if bits == 4:
+            np.testing.assert_array_equal(pack_nibbles(values), file["packed_int4"])
+    with np.load(GOLDENS / "codegeex" / "quant.npz") as file:
+        values, scale = quantize_rows(torch.from_numpy(file["weight_fp16"]), bits)
+        name = "int8_weight" if bits == 8 else "int4_values_unpacked"
+        np.testing.assert_array_equal(values, file[name])
+        np.testing.assert_array_equal(scale, file[f"int{bits}_scale_fp16"])
+
+
+def quantized_folder(tmp_path, bits, **config):
+    values = json.loads((GOLDENS / "chatglm" / "chatglm2_tiny" / "config.json").read_text())
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(values | {"quantization_bit": bits} | config))
+    shutil.copy(QUANT / f"chatglm2_tiny_int{bits}.safetensors", folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_an_official_quantized_checkpoint(bits, tmp_path):
+    """chatglm2-6b-int4 does not load, or answers otherwise than officially on a CPU."""
+    model = openglm.load(quantized_folder(tmp_path, bits), dtype="float32", device="cpu")
+    with np.load(QUANT / "chatglm2_tiny_quant_logits.npz") as file:
+        logits = model.logits(torch.from_numpy(file["ids"]))
+        expected = torch.from_numpy(file[f"int{bits}_logits"])
+    assert_close(logits, expected, atol=1e-5, rtol=0)
+    weight = model.network.layers[0].attention.q_proj.weight
+    assert weight.dtype == torch.int8
+
+
+@pytest.mark.parametrize(
+    ("bits", "config", "said"),
+    [
+        (8, {"quantization_bit": 4}, "wrong shape"),
+        (4, {"quantization_bit": 0}, r"unexpected|dtype"),
+        (8, {"quantization_bit": 3}, "quantization_bit=3 is not one of 8, 4"),
+        (4, {"quantization_embeddings": True}, "quantized embeddings"),
+    ],
+)
+def test_a_description_that_does_not_fit(bits, config, said, tmp_path):
+    """Packed bytes are taken for weights."""
+    with pytest.raises(CheckpointError, match=said):
+        openglm.load(quantized_folder(tmp_path, bits, **config))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("layout", ["openglm", "hf"])
+def test_quantized_weights_survive_conversion(bits, layout, tmp_path):
+    """Converting an INT4 checkpoint loses its scales, or unpacks it."""
+    loaded = load_checkpoint(quantized_folder(tmp_path, bits))
+    weights = loaded.model.state_dict()
+    save_checkpoint(tmp_path / "out", loaded.config, weights, layout)
+    again = load_checkpoint(tmp_path / "out")
+    assert (again.bits, again.config) == (bits, loaded.config)
+    found = again.model.state_dict()
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+
+
+def test_quantized_weights_are_not_cut_into_ranks(tmp_path):
+    """Scales belong to whole rows; those of cut rows would be others."""
+    loaded = load_checkpoint(quantized_folder(tmp_path, 8))
+    with pytest.raises(UsageError, match="cannot be written as rank files"):
+        save_checkpoint(
+            tmp_path / "out", loaded.config, loaded.model.state_dict(), "megatron", num_ranks=2
+        )
