@@ -58,6 +58,8 @@ AXES: dict[str, tuple[str, ...]] = {
     "context": get_args(Context),
 }
 GATED = ("geglu", "swiglu")
+LARGEST_SIZE = 2**31 - 1
+"""Products of two sizes still fit the 64 bits that torch has for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,8 +219,8 @@ def _check_type(name: str, value: object) -> None:
     """Rejects a value of the wrong type; sizes must be positive integers."""
     hint = get_type_hints(ModelConfig)[name]
     is_size = hint is int or (hint == int | None and value is not None)
-    if is_size and (type(value) is not int or value <= 0):
-        raise ConfigError(f"{name}={value!r} must be a positive integer")
+    if is_size and (type(value) is not int or not 0 < value <= LARGEST_SIZE):
+        raise ConfigError(f"{name}={value!r} must be a positive integer, at most {LARGEST_SIZE}")
     if hint is float and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ConfigError(f"{name}={value!r} must be a number")
     if hint is bool and type(value) is not bool:

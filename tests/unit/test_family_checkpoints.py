@@ -60,11 +60,15 @@ HF = ["chatglm6b", "chatglm2", "glm4", "glm4_0414", "codegeex"]
 RANKS = [("glm130b", 1), ("glm130b", 2), ("glm130b", 4), ("codegeex", 1), ("codegeex", 2)]
 
 
-def assert_round_trip(config, folder, layout, num_ranks=1):
+TOKENS = {"mask": 40, "gmask": 41, "sop": 44, "eop": 45, "eos": 2, "pad": 3}
+
+
+def assert_round_trip(config, folder, layout, num_ranks=1, roles=()):
     weights = random_model(config).state_dict()
-    save_checkpoint(folder, config, weights, layout, num_ranks=num_ranks)
+    save_checkpoint(folder, config, weights, layout, num_ranks=num_ranks, token_ids=TOKENS)
     loaded = load_checkpoint(folder)
     assert loaded.config == config
+    assert {role: loaded.token_ids.get(role) for role in roles} == {r: TOKENS[r] for r in roles}
     found = loaded.model.state_dict()
     assert found.keys() == weights.keys()
     for name, tensor in weights.items():
@@ -74,19 +78,23 @@ def assert_round_trip(config, folder, layout, num_ranks=1):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_own_layout(name, tmp_path):
     """An axis or a tensor of a later model gets lost in an openglm folder."""
-    assert_round_trip(NETWORKS[name], tmp_path / "model", "openglm")
+    assert_round_trip(NETWORKS[name], tmp_path / "model", "openglm", roles=TOKENS)
 
 
 @pytest.mark.parametrize("name", HF)
 def test_hugging_face_layout(name, tmp_path):
     """An exported model comes back as another one."""
-    assert_round_trip(NETWORKS[name], tmp_path / "model", "hf")
+    roles = {"chatglm6b": ("mask", "gmask", "sop", "eop", "pad"), "codegeex": ()}
+    assert_round_trip(
+        NETWORKS[name], tmp_path / "model", "hf", roles=roles.get(name, ("eos", "pad"))
+    )
 
 
 @pytest.mark.parametrize(("name", "num_ranks"), RANKS)
 def test_rank_files(name, num_ranks, tmp_path):
     """Splitting over ranks cuts a tensor at a wrong place."""
-    assert_round_trip(NETWORKS[name], tmp_path / "model", "megatron", num_ranks)
+    roles = ("mask", "gmask", "sop", "eop", "eos") if name == "glm130b" else ()
+    assert_round_trip(NETWORKS[name], tmp_path / "model", "megatron", num_ranks, roles)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

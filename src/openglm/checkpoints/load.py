@@ -174,7 +174,8 @@ def _family_by_names(files: CheckpointFiles, names: set[str]) -> Family:
 
 
 def _family_by_config(files: CheckpointFiles) -> Family:
-    for family in FAMILIES:
+    is_name = isinstance(files.config.get("model_type", ""), str)
+    for family in FAMILIES if is_name else ():
         if family.recognises is not None and family.recognises(files.config):
             return family
     raise CheckpointError(
@@ -276,7 +277,10 @@ def _bits(files: CheckpointFiles, num_ranks: int) -> int:
 
 def _token_ids(files: CheckpointFiles, family: Family | None) -> dict[str, int]:
     found = files.config.get("token_ids", {}) if family is None else family.token_ids(files.config)
-    return {role: token for role, token in found.items() if isinstance(token, int)}
+    for role, token in found.items():
+        if type(token) is not int:
+            raise CheckpointError(f"the id of the token {role!r} is {token!r}, not a whole number")
+    return dict(found)
 
 
 def _check(

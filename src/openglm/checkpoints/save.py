@@ -36,6 +36,7 @@ def save_checkpoint(
     tokenizer: Tokenizer | None = None,
     num_ranks: int = 1,
     about: dict[str, Any] | None = None,
+    token_ids: dict[str, int] | None = None,
 ) -> None:
     """Writes `weights` (our names) as a checkpoint folder, atomically.
 
@@ -47,6 +48,7 @@ def save_checkpoint(
         tokenizer: its files go along.
         num_ranks: tensor-parallel degree, megatron only.
         about: free metadata kept in an openglm folder.
+        token_ids: ids of command tokens by role, for descriptions that hold them.
 
     Raises:
         UsageError: unknown layout, or a degree that does not divide the network.
@@ -69,7 +71,7 @@ def save_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        WRITERS[layout](building, config, weights, num_ranks, about or {})
+        WRITERS[layout](building, config, weights, num_ranks, about or {}, token_ids or {})
         if tokenizer is not None:
             for name, path in tokenizer.files().items():
                 shutil.copyfile(path, building / name)
@@ -86,12 +88,14 @@ def _write_openglm(
     weights: dict[str, Tensor],
     num_ranks: int,
     about: dict[str, Any],
+    token_ids: dict[str, int],
 ) -> None:
     description = {
         "format": "openglm",
         "format_version": FORMAT_VERSION,
         "model": config.to_dict(),
         "about": about,
+        **({"token_ids": token_ids} if token_ids else {}),
         **_quantization(config, weights),
     }
     _write_json(folder / "config.json", description)
@@ -104,11 +108,13 @@ def _write_hf(
     weights: dict[str, Tensor],
     num_ranks: int,
     about: dict[str, Any],
+    token_ids: dict[str, int],
 ) -> None:
     dtype = next(iter(weights.values())).dtype
     family = _family(config, layout="hf")
     values = {"torch_dtype": str(dtype).removeprefix("torch.")} | family.to_json(config)
-    _write_json(folder / "config.json", values | _quantization(config, weights))
+    values |= family.token_json(token_ids) | _quantization(config, weights)
+    _write_json(folder / "config.json", values)
     _write_shards(folder, _foreign(family, config, weights, 0, 1))
 
 
@@ -118,10 +124,12 @@ def _write_megatron(
     weights: dict[str, Tensor],
     num_ranks: int,
     about: dict[str, Any],
+    token_ids: dict[str, int],
 ) -> None:
     family = _family(config, layout="megatron")
     # The description makes the head count and the GELU variant part of the checkpoint.
-    _write_json(folder / family.description_file, family.to_json(config))
+    description = family.to_json(config) | family.token_json(token_ids)
+    _write_json(folder / family.description_file, description)
     for tracker in TRACKERS:
         (folder / tracker).write_text(MEGATRON_TAG, encoding="utf-8")
     (folder / MEGATRON_TAG).mkdir()

@@ -51,6 +51,7 @@ def convert(
         tokenizer=find_tokenizer(Path(tokenizer) if tokenizer else folder),
         num_ranks=tp,
         about=about,
+        token_ids=loaded.token_ids,
     )
     stored = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     if json:

@@ -116,6 +116,11 @@ def token_ids(description: Json) -> dict[str, int]:
     }
 
 
+def token_json(token_ids: dict[str, int]) -> Json:
+    """The inverse of `token_ids`."""
+    return {key: token_ids[role] for key, role in TOKEN_KEYS.items() if role in token_ids}
+
+
 def _recognises(values: Json) -> bool:
     return values.get("model_type") == "chatglm" and "padded_vocab_size" not in values
 
@@ -132,4 +137,5 @@ FAMILY = Family(
     from_json=config_from_json,
     to_json=config_to_json,
     token_ids=token_ids,
+    token_json=token_json,
 )

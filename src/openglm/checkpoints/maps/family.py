@@ -40,6 +40,7 @@ class Family:
         from_shapes: shapes on rank 0, number of ranks, description beside the files ({} if there
             is none) -> architecture.
         token_ids: description -> ids of command tokens by role (`mask gmask sop eop eos pad`).
+        token_json: ids by role -> entries of the description; the inverse.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Family:
     from_json: Callable[[Json], ModelConfig] | None = None
     from_shapes: Callable[[Shapes, int, Json], ModelConfig] | None = None
     token_ids: Callable[[Json], dict[str, int]] = field(default=lambda description: {})
+    token_json: Callable[[dict[str, int]], Json] = field(default=lambda token_ids: {})
 
     def name_map(self, config: ModelConfig) -> NameMap:
         """The table for one network."""

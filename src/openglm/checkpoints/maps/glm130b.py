@@ -105,6 +105,12 @@ def token_ids(description: Json) -> dict[str, int]:
     return TOKENS if is_official else {}
 
 
+def token_json(token_ids: dict[str, int]) -> Json:
+    """The inverse of `token_ids`; official ids need no mention."""
+    names = {name: token_ids[role] for name, role in TOKEN_NAMES.items() if role in token_ids}
+    return {"special_token_ids": names} if token_ids != TOKENS and names else {}
+
+
 def _fits(config: ModelConfig) -> bool:
     return config.residual == "deepnorm" and config.activation == "geglu"
 
@@ -118,4 +124,5 @@ FAMILY = Family(
     description_file="model_config.json",
     from_shapes=config_from_shapes,
     token_ids=token_ids,
+    token_json=token_json,
 )

@@ -6,7 +6,7 @@ more norms in each layer.
 
 from __future__ import annotations
 
-from openglm.checkpoints.maps.chatglm2 import token_ids
+from openglm.checkpoints.maps.chatglm2 import token_ids, token_json
 from openglm.checkpoints.maps.family import Family, Json, number, refuse, require, size
 from openglm.checkpoints.maps.table import Row
 from openglm.config import ModelConfig
@@ -138,4 +138,5 @@ FAMILY = Family(
     from_json=config_from_json,
     to_json=config_to_json,
     token_ids=token_ids,
+    token_json=token_json,
 )
