@@ -9,13 +9,14 @@ from rich.markup import escape
 
 from openglm.cli import options
 from openglm.cli.language import say
+from openglm.memory import KEPT_WIDTH, WIDTHS, cache_bytes, weight_bytes
 
 if TYPE_CHECKING:
     from openglm.config import ModelConfig
 
-BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
-"""Per weight; quantization scales add about 1 % more."""
-CONTEXTS = (128, 512, 1024)
+DTYPES = ("float32", "bfloat16", "int8", "int4")
+CONTEXT_SHARES = (16, 4, 1)
+"""The table shows contexts of a 16th and a quarter of the positions, and of all."""
 
 
 def register(app: typer.Typer) -> None:
@@ -47,19 +48,12 @@ def _list(as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
-    for title in ("model", "parameters", "layers", "hidden", "tokenizer", "objective"):
-        right = title in ("parameters", "layers", "hidden")
-        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    table.add_column("model", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("tokenizer", no_wrap=True)
+    table.add_column("objective")
     for name, preset in known.items():
-        config = preset.model
-        table.add_row(
-            name,
-            f"{preset.parameters:,}",
-            str(config.num_layers),
-            str(config.hidden_size),
-            preset.tokenizer,
-            preset.objective,
-        )
+        table.add_row(name, _count(preset.parameters), preset.tokenizer, preset.objective)
     console.print(table)
     console.print("\n[dim]glm info MODEL describes one; `mini` is built in.[/]")
 
@@ -80,13 +74,14 @@ def _describe(name: str, as_json: bool) -> None:
     for key in ("tokenizer", "objective", "licence", "source"):
         if key in origin:
             console.print(f"  [dim]{key}:[/] {escape(str(origin[key]))}")
+    contexts = [config.max_position_embeddings // share for share in CONTEXT_SHARES]
     table = Table(
-        "weights", *(f"+ context {length}" for length in CONTEXTS), box=None, header_style="bold"
+        "weights", *(f"+ {length:,} tokens" for length in contexts), box=None, header_style="bold"
     )
-    for dtype, width in BYTES.items():
-        weights = config.num_parameters * width
-        cache = max(width, 2.0)  # keys and values stay at least 16 bit wide
-        totals = [size(weights + cache_bytes(config, n, cache)) for n in CONTEXTS]
+    for dtype in DTYPES:
+        weights = weight_bytes(config, dtype)
+        width = max(WIDTHS.get(dtype, KEPT_WIDTH), KEPT_WIDTH)
+        totals = [size(weights + cache_bytes(config, n, width)) for n in contexts]
         table.add_row(f"{dtype}  {size(weights)}", *totals)
     console.print(table)
 
@@ -116,18 +111,18 @@ def _facts(config: ModelConfig) -> dict[str, Any]:
     return {
         "parameters": config.num_parameters,
         "model": config.to_dict(),
-        "weight_bytes": {d: int(config.num_parameters * w) for d, w in BYTES.items()},
+        "weight_bytes": {dtype: weight_bytes(config, dtype) for dtype in (*DTYPES, "float16")},
         "cache_bytes_per_token": {
-            "float32": cache_bytes(config, 1, 4.0),
-            "float16": cache_bytes(config, 1, 2.0),
+            "float32": cache_bytes(config, 1, 4),
+            "float16": cache_bytes(config, 1, 2),
         },
     }
 
 
-def cache_bytes(config: ModelConfig, num_tokens: int, width: float) -> int:
-    """Keys and values of one sequence: 2 * layers * key/value heads * head_dim per token."""
-    per_token = 2 * config.num_cached_layers * config.kv_heads * config.head_dim
-    return int(per_token * num_tokens * width)
+def _count(parameters: int) -> str:
+    """1,920,122,880 -> "1.92 B"."""
+    is_large = parameters >= 10**9
+    return f"{parameters / 1e9:.2f} B" if is_large else f"{parameters / 1e6:.0f} M"
 
 
 POSITION_WORDS = {
