@@ -58,8 +58,8 @@ AXES: dict[str, tuple[str, ...]] = {
     "context": get_args(Context),
 }
 GATED = ("geglu", "swiglu")
-LARGEST_SIZE = 2**31 - 1
-"""Products of two sizes still fit the 64 bits that torch has for them."""
+LARGEST_SIZE = 2**30
+"""The bytes of a tensor of two such sizes still fit the 64 bits that torch has for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +121,7 @@ class ModelConfig:
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}={getattr(self, name)} must be finite and not negative")
         self._check_heads()
+        self._check_positions()
 
     def _check_heads(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -140,6 +141,16 @@ class ModelConfig:
             raise ConfigError(
                 f"rotary_dim={self.rotary_width} must be a multiple of {2 * planes} and at most "
                 f"the head_dim of {self.head_dim}"
+            )
+
+    def _check_positions(self) -> None:
+        if self.rope_theta == 0:
+            raise ConfigError("rope_theta=0 must be above 0")
+        if self.top_query and self.is_rotary:
+            raise ConfigError(f"top_query goes with learned positions, not with {self.position}")
+        if self.rotary_dim is not None and not self.is_rotary:
+            raise ConfigError(
+                f"rotary_dim={self.rotary_dim} means nothing with {self.position} positions"
             )
 
     @property

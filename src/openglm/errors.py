@@ -66,6 +66,10 @@ class TokenizerError(OpenGLMError):
     exit_code = 5
 
 
+class UnknownTokenizerError(TokenizerError):
+    """A tokenizer class that is not known here; the weights beside it may be."""
+
+
 class DataError(OpenGLMError):
     """Training text that cannot be read or used."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,8 +20,14 @@ from torch import Tensor
 from openglm.chat import Message, as_messages, prompt_ids, read_reply
 from openglm.config import ModelConfig
 from openglm.engine.fill import Filler, Step
-from openglm.engine.implied import implied_inputs
-from openglm.engine.prompt import Prompt, blank_prompt, chat_prompt, continuation_prompt
+from openglm.engine.implied import implied_mask, implied_positions
+from openglm.engine.prompt import (
+    Prompt,
+    blank_prompt,
+    chat_prompt,
+    continuation_prompt,
+    fills_in_one_pass,
+)
 from openglm.engine.sampling import SamplingParams
 from openglm.engine.score import score_choices, score_unidirectional
 from openglm.engine.text_stream import TextStream
@@ -39,6 +46,7 @@ GLM_DEFAULTS = SamplingParams(temperature=0.9, top_k=40)
 """Of GLM's own generation script; models whose code has others are listed below."""
 GENERATE_DEFAULTS = {
     "chatglm": SamplingParams(temperature=0.95, top_p=0.7),
+    "chatglm-icetk": SamplingParams(temperature=0.95, top_p=0.7),
     "icetk": SamplingParams(temperature=1.0, top_p=0.7),
     "chatglm2": SamplingParams(temperature=0.8, top_p=0.8),
     "chatglm3": SamplingParams(temperature=0.8, top_p=0.8),
@@ -67,6 +75,7 @@ class LanguageModel:
         tokenizer: Tokenizer | None,
         name: str,
         token_ids: dict[str, int] | None = None,
+        tokenizer_problem: TokenizerError | None = None,
     ) -> None:
         self.network = network
         self.config: ModelConfig = network.config
@@ -78,13 +87,16 @@ class LanguageModel:
                 hint="it belongs to another model",
             )
         self._tokenizer = tokenizer
+        self._tokenizer_problem = tokenizer_problem
         self.token_ids = dict(token_ids or {})
         if tokenizer is not None:
-            self.token_ids |= {token.role: token.id for token in tokenizer.special.tokens}
+            self._take_ids(tokenizer)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; `TokenizerError` for a checkpoint folder without one."""
+        if self._tokenizer_problem is not None:
+            raise self._tokenizer_problem
         if self._tokenizer is None:
             raise TokenizerError(
                 f"{self.name} has no tokenizer files, so text cannot be read or written",
@@ -198,6 +210,11 @@ class LanguageModel:
             RequestError: no choices, an empty or too long one, or a wrong number of blanks.
         """
         special = self.tokenizer.special
+        if not fills_in_one_pass(self.tokenizer):
+            raise RequestError(
+                f"{self.name} cannot score answers yet",
+                hint="GLM's own models can; model.logits gives what a score needs",
+            )
         if not choices:
             raise RequestError("there are no choices to score")
         ids = [self.tokenizer.encode(choice) for choice in choices]
@@ -263,7 +280,7 @@ class LanguageModel:
         if cache is None and self.network.prefix is not None:
             cache = self.new_cache(*ids.shape)
         past = 0 if cache is None else cache.length
-        every = ids
+        every = ids.cpu()
         if cache is not None:
             cache.reserve(*ids.shape)
             cache.input_ids[:, past : past + ids.shape[1]] = ids
@@ -272,22 +289,39 @@ class LanguageModel:
         if block_position_ids is None and self.config.position != "rotary_2d":
             block_position_ids = torch.zeros_like(ids)
         positions, blocks = position_ids, block_position_ids
-        if positions is None or blocks is None or mask is None:
-            implied = implied_inputs(self.config, self.token_ids, every)
-            positions = implied.position_ids[:, past:] if positions is None else positions
-            blocks = implied.block_position_ids[:, past:] if blocks is None else blocks
+        if positions is None or blocks is None:
+            implied = implied_positions(self.config, self.token_ids, every)
+            positions = implied[0][:, past:] if positions is None else positions
+            blocks = implied[1][:, past:] if blocks is None else blocks
         positions, blocks = torch.as_tensor(positions), torch.as_tensor(blocks)
         self._check_range("position_ids", positions, ids.shape, self.config.position_rows)
         self._check_range("block_position_ids", blocks, ids.shape, self.config.position_rows)
         device = self.network.word_embeddings.weight.device
         shape = (*ids.shape, past + ids.shape[1])
-        spec = (implied.mask if mask is None else _mask_spec(mask, shape)).to(device)
+        spec = (
+            implied_mask(self.config, self.token_ids, every)
+            if mask is None
+            else _mask_spec(mask, shape)
+        ).to(device)
         hidden = self.network(ids.to(device), positions.to(device), blocks.to(device), spec, cache)
         return self.network.logits(hidden).float()
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty cache for `logits`, of `max_length` tokens per row."""
         return self.network.new_cache(batch_size, max_length)
+
+    def _take_ids(self, tokenizer: Tokenizer) -> None:
+        """Ids by role from the tokenizer, which must agree with the checkpoint's on masks."""
+        known = {token.role: token.id for token in tokenizer.special.tokens}
+        for role in ("mask", "gmask", "sop"):
+            if role in known and self.token_ids.get(role, known[role]) != known[role]:
+                raise TokenizerError(
+                    f"the tokenizer has {known[role]} for {role}, {self.name} has "
+                    f"{self.token_ids[role]}",
+                    hint="weights and tokenizer are of different revisions; the first ChatGLM-6B "
+                    "(150,528 rows) goes with the older ice_text.model",
+                )
+        self.token_ids |= known
 
     @property
     def _generate_defaults(self) -> SamplingParams:
@@ -303,9 +337,13 @@ class LanguageModel:
             room = Filler.room(self.config, prompt)
             sampling = {"max_tokens": max(1, min(defaults.max_tokens, room))} | sampling
         params = SamplingParams.make(_beam_defaults(defaults, sampling), sampling)
-        return Filler(
-            self.network, self.tokenizer.special, prompt, params, self.tokenizer.num_text_tokens
-        )
+        return Filler(self.network, prompt, params, self._banned_ids)
+
+    @cached_property
+    def _banned_ids(self) -> frozenset[int]:
+        """Ids that are no text: command tokens and padding rows of the vocabulary."""
+        spoken = self.tokenizer.text_ids | self.tokenizer.special.spoken_ids
+        return frozenset(range(self.config.vocab_size)) - spoken
 
     def _collect(self, prompt: Prompt, filler: Filler) -> list[Blank]:
         steps: list[list[Step]] = [[] for _ in prompt.mask_positions]

@@ -9,7 +9,7 @@ import torch
 
 from openglm.adapters.prefix import load_prefix
 from openglm.checkpoints import load_checkpoint
-from openglm.errors import UsageError
+from openglm.errors import UnknownTokenizerError, UsageError
 from openglm.home import find_model
 from openglm.language_model import LanguageModel
 from openglm.tokenizers import find_tokenizer
@@ -40,7 +40,8 @@ def load(
 
     Raises:
         ConfigError: unknown name.
-        CheckpointError: see `openglm.checkpoints.load_checkpoint`.
+        CheckpointError: see `openglm.checkpoints.load_checkpoint` and `load_prefix`.
+        TokenizerError: damaged vocabulary files, or those of another revision than the weights.
         UsageError: unknown dtype or device.
     """
     folder = find_model(str(name))
@@ -48,8 +49,12 @@ def load(
     loaded = load_checkpoint(folder, _dtype(dtype, place), place, description, exact_rotary)
     if prefix is not None:
         loaded.model.prefix = load_prefix(Path(prefix), loaded.config)
-    found = find_tokenizer(Path(tokenizer) if tokenizer is not None else folder)
-    return LanguageModel(loaded.model, found, str(name), loaded.token_ids)
+    found, problem = None, None
+    try:
+        found = find_tokenizer(Path(tokenizer) if tokenizer is not None else folder)
+    except UnknownTokenizerError as error:  # the numbers work without it; text methods raise it
+        problem = error
+    return LanguageModel(loaded.model, found, str(name), loaded.token_ids, problem)
 
 
 def pick_device(name: str) -> torch.device:

@@ -13,10 +13,8 @@ import openglm
 from openglm.engine.fill import Filler
 from openglm.engine.prompt import Prompt, causal_prompt
 from openglm.engine.sampling import SamplingParams
-from openglm.tokenizers.special import SpecialTokens
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
-NO_TOKENS = SpecialTokens(())
 CAUSAL = ["chatglm2_tiny", "chatglm3_32k_tiny", "glm4_9b_hf_tiny", "glm4_0414_hf_tiny"]
 
 
@@ -29,13 +27,7 @@ def load(name):
 
 def greedy(model, prompt, max_tokens):
     """Ids that a greedy run writes, with the end token if there was one."""
-    filler = Filler(
-        model.network,
-        NO_TOKENS,
-        prompt,
-        SamplingParams(max_tokens=max_tokens),
-        model.config.vocab_size,
-    )
+    filler = Filler(model.network, prompt, SamplingParams(max_tokens=max_tokens))
     return [step.token for step in filler.run() if step.token is not None]
 
 
@@ -124,7 +116,7 @@ def test_blanks_of_glm130b_are_filled_one_after_the_other():
     assert grown == context[: places[0]] + written + context[places[0] + 1 :]
     ends = frozenset({tokens["eop"]})
     prompt = Prompt(context, places, ["", "", ""], tokens["sop"], ends, "refeed", tokens["gmask"])
-    filler = Filler(model.network, NO_TOKENS, prompt, SamplingParams(max_tokens=len(written)), 320)
+    filler = Filler(model.network, prompt, SamplingParams(max_tokens=len(written)))
     read = []
     filler._read, original = lambda ids: read.append(list(ids)) or original(ids), filler._read
     script = iter([*written, *[5] * len(written)])

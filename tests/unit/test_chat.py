@@ -49,6 +49,11 @@ def test_a_tool_call_is_read(text, arguments):
         "tool_call(a=1",
         "tool_call(a=\x00)",
         "",
+        "tool_call(a=" + "+".join("1" * 600) + ")",
+        "tool_call(a=x" + ".b" * 3000 + ")",
+        "tool_call(a=0x" + "f" * 20000 + ")",
+        "tool_call(a=1e999)",
+        "tool_call(a=9223372036854775808)",
         "tool_call(a=" + "[" * 40 + "]" * 40 + ")",
         "tool_call(a=" + "[" * 30000,
         "tool_call(a='" + "x" * 70000 + "')",
@@ -79,6 +84,11 @@ def test_an_unreadable_call_keeps_its_text():
         (["x"], "message 0 is 'x'"),
         ([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "asks for no"),
         ([{"role": "system", "content": "x", "tools": 3}], "tools=3"),
+        ([{"role": "system", "content": "x", "tools": [object()]}], "cannot be written as JSON"),
+        ([{"role": "user", "content": "x", "tools": []}], "tools belong to the system message"),
+        ([{"role": "user", "content": "x", "metadata": "t"}], "only an assistant's message"),
+        ([{1: 2}], "key 1"),
+        (None, "messages=None must be a list"),
     ],
 )
 def test_a_conversation_that_cannot_be(messages, said):

@@ -10,8 +10,9 @@ import copy
 import pytest
 import torch
 
+from helpers_data import BPE_MERGES, byte_alphabet, write_bpe
 from helpers_models import random_model, tiny_config
-from openglm.errors import RequestError
+from openglm.errors import RequestError, TokenizerError
 from openglm.language_model import LanguageModel
 from openglm.tokenizers import open_tokenizer
 
@@ -19,12 +20,17 @@ CAUSAL = {"position": "rotary", "activation": "swiglu", "norm": "rmsnorm"}
 PREFIX = {"context": "until_sop", "residual": "deepnorm", "hidden_size": 48}
 MODELS = {
     "chatglm": ("chatglm6b_ice_text.model", 130528, {"position": "rotary_2d", **PREFIX}),
+    "chatglm-icetk": (
+        "ice_text_v0_icetk.model",
+        150528,
+        {"position": "rotary_2d", **PREFIX},
+    ),
     "icetk": ("ice_text_v0_icetk.model", 150528, {"position": "rotary", **PREFIX}),
     "chatglm2": ("chatglm2_chatglm3_tokenizer.model", 65024, CAUSAL),
     "chatglm3": ("chatglm2_chatglm3_tokenizer.model", 65024, CAUSAL),
     "codegeex2": ("codegeex2_tokenizer.model", 65024, CAUSAL),
 }
-CHAT = ["chatglm", "icetk", "chatglm2", "chatglm3"]
+CHAT = ["chatglm", "chatglm-icetk", "chatglm2", "chatglm3"]
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def test_chat_asks_and_reads_the_answer(kind, load):
     model = load(kind)
     special = model.tokenizer.special
     answer = model.tokenizer.encode("你好")
-    end = special.eop_id if kind in ("chatglm", "icetk") else special.eos_id
+    end = special.eop_id if kind.startswith("chatglm") and kind[-1] not in "23" else special.eos_id
     fed = script(model, [*answer, end])
     messages = [{"role": "user", "content": "再说一遍？"}]
     before = copy.deepcopy(messages)
@@ -98,6 +104,18 @@ def test_chatglm3_may_think_before_it_calls_a_tool(load):
     assert [m.metadata for m in reply.messages] == ["", "t"]
 
 
+def test_codegeex_indents(tmp_path):
+    """Tokens for runs of spaces are never chosen, and no program has an indented line."""
+    tokens = [*byte_alphabet(), *("".join(pair) for pair in BPE_MERGES), "<|endoftext|>"]
+    tokenizer = open_tokenizer("codegeex", write_bpe(tmp_path, tokens))
+    config = tiny_config(vocab_size=448, position="learned", top_query=True)
+    model = LanguageModel(random_model(config), tokenizer, "codegeex")
+    answer = tokenizer.encode("\n    x")
+    assert tokenizer.run_ids[4] in answer
+    script(model, [*answer, tokenizer.special.eos_id])
+    assert model.generate("if a:", max_tokens=10).text == "\n    x"
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_streams_equal_the_whole(kind, load):
     """Streamed text differs from the text given at once."""
@@ -124,12 +142,58 @@ def test_chatglm6b_fills_one_blank_after_the_other(load):
     assert first[0] in contexts[1]
 
 
+def test_glm130b_ends_a_blank_at_the_end_of_the_text_too(load):
+    """A document that ends goes on with nonsense."""
+    model = load("icetk")
+    special = model.tokenizer.special
+    word = model.tokenizer.encode("好")[-1:]
+    script(model, [*word, special.eos_id])
+    assert model.generate("你", max_tokens=5).finish_reason == "stop"
+
+
+def test_two_blanks_near_the_end_of_the_positions(load):
+    """The second pass, longer than the first, fails in the middle of the answer."""
+    model = load("chatglm")
+    text = "长" * 50 + "[MASK]短[MASK]"
+    length = len(model.tokenizer.encode_with(text, {"[MASK]"}))
+    room = (64 - length - 2 + 2) // 2
+    filled = model.fill(text, max_tokens=room, min_tokens=room)
+    assert [len(blank.token_ids) for blank in filled.blanks] == [room, room]
+    with pytest.raises(RequestError, match=f"must be at most {room} here"):
+        model.fill(text, max_tokens=room + 1)
+
+
+def test_the_tokenizer_of_another_revision_is_refused(official_tokenizers):
+    """First weights with the later tokenizer: every id is off by 20,000, and nobody says so."""
+    config = tiny_config(vocab_size=150528, position="rotary_2d", **PREFIX)
+    tokenizer = open_tokenizer("chatglm", official_tokenizers / "chatglm6b_ice_text.model")
+    ids = {"mask": 150000, "gmask": 150001, "sop": 150004}
+    with pytest.raises(TokenizerError, match="130000 for mask, old has 150000"):
+        LanguageModel(random_model(config), tokenizer, "old", ids)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_what_is_there_for_glm_only_is_refused(kind, load):
+    """Scores or beams by the rules of another model look like results."""
+    model = load(kind)
+    with pytest.raises(RequestError, match="cannot score answers yet"):
+        model.score("a [MASK]", ["b"])
+    with pytest.raises(RequestError, match="beam search is there for GLM's own models only"):
+        model.generate("a", num_beams=2, max_tokens=4)
+
+
 def test_models_refuse_what_they_were_not_trained_for(load):
     """A causal model is asked to fill blanks, or a code model to chat, and writes nonsense."""
     with pytest.raises(RequestError, match="no blanks to fill"):
         load("chatglm2").fill("a [MASK]")
     with pytest.raises(RequestError, match="not trained to chat"):
         load("codegeex2").chat("hello")
+    with pytest.raises(RequestError, match="not trained to chat"):
+        load("icetk").chat("hello")
+    with pytest.raises(RequestError, match="does not know tools"):
+        load("chatglm2").chat(
+            [{"role": "system", "content": "", "tools": []}, {"role": "user", "content": "q"}]
+        )
 
 
 def test_a_long_conversation_is_refused(load):

@@ -88,6 +88,25 @@ def test_a_wrong_axis_value_is_refused_with_the_allowed_ones() -> None:
         ModelConfig(**SIZES, activation="gelu")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({"position": "rotary", "top_query": True}, "top_query goes with learned positions"),
+        ({"position": "learned", "rotary_dim": 4}, "rotary_dim=4 means nothing with learned"),
+        ({"position": "rotary", "rotary_dim": 5}, "rotary_dim=5 must be a multiple of 2"),
+        ({"position": "rotary_2d", "rotary_dim": 6}, "rotary_dim=6 must be a multiple of 4"),
+        ({"position": "rotary", "rotary_dim": 16}, "at most the head_dim of 8"),
+        ({"position": "rotary", "rope_theta": 0.0}, "rope_theta=0 must be above 0"),
+        ({"num_key_value_heads": 2}, "3 is not divisible by num_key_value_heads=2"),
+        ({"qkv_bias": "no"}, "qkv_bias='no' must be true or false"),
+    ],
+)
+def test_axes_that_contradict_each_other(axes: dict[str, object], said: str) -> None:
+    """An axis is accepted and ignored, or the first forward pass fails."""
+    with pytest.raises(ConfigError, match=said):
+        ModelConfig(**SIZES | axes)  # type: ignore[arg-type]
+
+
 def test_heads_must_divide_the_hidden_size() -> None:
     """Attention would drop the rest of the channels."""
     with pytest.raises(ConfigError, match=r"hidden_size=24 is not divisible by.*heads=5"):

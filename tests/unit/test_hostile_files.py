@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from helpers_models import random_model, tiny_config
 from openglm.checkpoints import load_checkpoint, save_checkpoint
@@ -166,6 +167,11 @@ def test_sizes_that_cannot_be(name, key, value, tmp_path):
         ("chatglm6b_tiny", "torch_dtype", 16),
         ("chatglm6b_tiny", "tie_word_embeddings", "false"),
         ("chatglm6b_tiny", "bos_token_id", "x"),
+        ("chatglm6b_tiny", "position_encoding_2d", "false"),
+        ("chatglm2_tiny", "rmsnorm", "false"),
+        ("chatglm2_tiny", "rope_ratio", 10**400),
+        ("chatglm2_tiny", "rope_ratio", 0),
+        ("glm4_9b_hf_tiny", "rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 1e999}),
         ("glm4_9b_hf_tiny", "rope_parameters", {"rope_theta": None}),
         ("glm4_9b_hf_tiny", "rope_parameters", {"rope_theta": 1e4, "rope_type": "yarn"}),
         ("glm4_9b_hf_tiny", "hidden_act", "gelu"),
@@ -183,3 +189,48 @@ def test_values_of_a_wrong_kind(name, key, value, tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {key: value}))
     with pytest.raises(CheckpointError):
         load_checkpoint(folder)
+
+
+def test_two_names_for_one_tensor(tmp_path):
+    """Of two versions of a weight, the last one is taken."""
+    config, folder = tiny_config(), tmp_path / "model"
+    save_checkpoint(folder, config, random_model(config).state_dict(), "hf")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["glm.word_embeddings.weight"] = tensors["word_embeddings.weight"] + 1
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="one tensor twice"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("kind", ["deep", "cyclic", "collision"])
+def test_dictionaries_in_dictionaries(kind, tmp_path):
+    """A dictionary that holds itself ends in a RecursionError, or a tensor hides another."""
+    content: dict[str, object] = {"a": torch.zeros(1)}
+    if kind == "deep":
+        for _ in range(50):
+            content = {"a": content}
+    elif kind == "cyclic":
+        content["b"] = content
+    else:
+        content = {"a": {"b": torch.zeros(1)}, "a.b": torch.ones(1)}
+    folder = tmp_path / "model"
+    folder.mkdir()
+    torch.save({"module": content}, folder / "mp_rank_00_model_states.pt")
+    with pytest.raises(CheckpointError):
+        load_checkpoint(folder)
+
+
+def test_quantized_rank_files_are_refused(tmp_path):
+    """Scales that belong to one rank are joined with those of another."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    config = tiny_config(activation="gelu_tanh")
+    save_checkpoint(
+        tmp_path / "split", config, random_model(config).state_dict(), "megatron", num_ranks=2
+    )
+    description = json.loads((tmp_path / "split" / "config.json").read_text())
+    (tmp_path / "split" / "config.json").write_text(
+        json.dumps(description | {"quantization_bit": 8})
+    )
+    with pytest.raises(CheckpointError, match="quantized rank files cannot be joined"):
+        load_checkpoint(tmp_path / "split")

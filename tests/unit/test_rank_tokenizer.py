@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from helpers_data import BPE_MERGES, byte_alphabet, write_bpe
 from openglm.errors import TokenizerError
 from openglm.tokenizers import find_tokenizer
-from openglm.tokenizers.codegeex import CodeGeeXTokenizer, clean_up_spaces
+from openglm.tokenizers.codegeex import CodeGeeXTokenizer, clean_up
 from openglm.tokenizers.glm4 import GLM4Tokenizer
 
 TOKENS = [bytes([byte]) for byte in range(256)]
@@ -64,6 +65,27 @@ def test_ranks_are_lossless(glm4, text):
     assert glm4.decode(glm4.encode(text)) == text
 
 
+@given(st.text(alphabet="abc12 \n", max_size=60))
+def test_joining_equals_the_plain_rule(glm4, text):
+    """The fast way of joining takes another path than "lowest rank first, leftmost first"."""
+    for word, _ in glm4.splitter.pre_tokenize_str(text):
+        parts = [bytes([byte]) for byte in word.encode()]
+        while True:
+            unions = [(glm4.ranks.get(a + b), i) for i, (a, b) in enumerate(pairwise(parts))]
+            known = [(rank, i) for rank, i in unions if rank is not None]
+            if not known:
+                break
+            place = min(known)[1]
+            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        assert list(glm4._join(word.encode())) == [glm4.ranks[part] for part in parts]
+
+
+def test_a_long_text_without_spaces_is_joined_quickly(glm4):
+    """A page of Chinese without punctuation takes minutes: one request stops a server."""
+    text = "中国ab" * 20000
+    assert glm4.decode(glm4.encode(text)) == text
+
+
 def test_glm4_command_ids_follow_the_ranks(glm4):
     """Roles and masks have other ids than in the weights (151329 ranks: [gMASK] 151331)."""
     first = len(TOKENS)
@@ -89,6 +111,7 @@ def test_a_rank_file_is_recognised(glm4, tmp_path):
         (lambda lines: [*lines[:3], "??? 3", *lines[4:]], "line 4: not a token in base64"),
         (lambda lines: [*lines[:3], lines[3] + " 9", *lines[4:]], "line 4: not a token in base64"),
         (lambda lines: [*lines[:3], *lines[4:]], "line 4: rank 4, not 3"),
+        (lambda lines: [*lines[:3], lines[2][:-1] + "3", *lines[4:]], "line 4: .*a token twice"),
         (lambda lines: lines[:200], "lacks some of the 256 single bytes"),
     ],
 )
@@ -118,6 +141,18 @@ def test_runs_of_spaces_are_one_token_each(codegeex, text, runs):
     assert codegeex.decode(ids) == text
 
 
+def test_codegeex_folder_is_recognised(codegeex, tmp_path):
+    """CodeGeeX's vocabulary is taken for GLM-10B's, and code is written inside a blank."""
+    for name, path in codegeex.files().items():
+        (tmp_path / name).write_bytes(path.read_bytes())
+    (tmp_path / "added_tokens.json").write_text('{"<|extratoken_1|>": 50257}')
+    (tmp_path / "codegeex_13b.pt").write_bytes(b"")
+    assert find_tokenizer(tmp_path).kind == "codegeex"
+    assert find_tokenizer(tmp_path / "codegeex_13b.pt").kind == "codegeex"
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    assert find_tokenizer(tmp_path).kind == "codegeex"
+
+
 def test_a_space_left_over_joins_the_next_word(codegeex):
     """A run of eleven ends in a lone space, which belongs to the word behind it."""
     ids = codegeex.encode("a" + " " * 11 + "the")
@@ -140,6 +175,11 @@ def test_codegeex_extra_tokens(codegeex):
     assert codegeex.encode("<|extratoken_10|>") != [text_size + 9]
 
 
-def test_the_official_clean_up_is_lossy():
+def test_the_official_clean_up_is_lossy(codegeex, monkeypatch):
     """Published CodeGeeX numbers were made with it; it must be there to compare, and off."""
-    assert clean_up_spaces("a != b , end = ' '") == "a!= b, end =''"
+    text = "a != b , end = ' '"
+    assert clean_up(text) == "a!= b, end =''"
+    ids = codegeex.encode(text)
+    assert codegeex.decode(ids) == text
+    monkeypatch.setattr(codegeex, "clean_up_spaces", True)
+    assert codegeex.decode(ids) == clean_up(text)

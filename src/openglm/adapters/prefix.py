@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from openglm.checkpoints.files import open_weights
+from openglm.checkpoints.files import FLOAT_DTYPES, WeightFile, open_weights
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError
 from openglm.nn.cache import Prefix
@@ -42,6 +42,7 @@ def load_prefix(path: Path, config: ModelConfig) -> Prefix:
             f"{', '.join(sorted(names)) or 'no prefix encoder'}, not {', '.join(sorted(wanted))}",
             hint=f"its tensors are named {NAME}{TABLE} and {NAME}trans.*",
         )
+    _check_shapes(file, names)
     slots = _slots({n: file.get(full).float() for n, full in names.items()})  # (P, 2 * L * K * D)
     shape = (2 * config.num_layers, config.kv_heads, config.head_dim)
     width = shape[0] * shape[1] * shape[2]
@@ -53,6 +54,23 @@ def load_prefix(path: Path, config: ModelConfig) -> Prefix:
         )
     slots = slots.unflatten(1, shape)  # type: ignore[no-untyped-call]  # (P, 2L, K, D)
     return Prefix(slots[:, 0::2].transpose(0, 1), slots[:, 1::2].transpose(0, 1))
+
+
+def _check_shapes(file: WeightFile, names: dict[str, str]) -> None:
+    """The table is (P, C'), the layers lead from C' through any width on; floats all."""
+    shapes, dtypes = file.shapes(), file.dtypes()
+    found = {name: shapes[full] for name, full in names.items()}
+    fits = len(found[TABLE]) == 2 and all(dtypes[full] in FLOAT_DTYPES for full in names.values())
+    if fits and len(found) > 1:
+        first, first_bias, second, second_bias = (found[name] for name in PROJECTION)
+        fits = len(first) == len(second) == 2 and (
+            (first[1], first_bias, second[1], second_bias)
+            == (found[TABLE][1], first[:1], first[0], second[:1])
+        )
+    if not fits:
+        raise CheckpointError(
+            f"{file.path}: shapes or dtypes of the prefix encoder do not fit each other: {found}"
+        )
 
 
 def _slots(tensors: dict[str, Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,10 @@ def as_messages(messages: Sequence[Message | Mapping[str, Any]] | str) -> list[M
     """
     if isinstance(messages, str):
         return [Message("user", messages)]
-    found = [_message(message, number) for number, message in enumerate(messages)]
+    if not isinstance(messages, Sequence):
+        raise RequestError(f"messages={messages!r} must be a list of messages, or one text")
+    turns: Sequence[Any] = messages
+    found = [_message(message, number) for number, message in enumerate(turns)]
     if not found:
         raise RequestError("there are no messages", hint="give at least one user message")
     if found[-1].role not in ("user", "observation"):
@@ -49,14 +53,15 @@ def as_messages(messages: Sequence[Message | Mapping[str, Any]] | str) -> list[M
     return found
 
 
-def _message(message: Message | Mapping[str, Any], number: int) -> Message:
+def _message(message: object, number: int) -> Message:
     if isinstance(message, Message):
         message = {key: getattr(message, key) for key in KEYS}
     if not isinstance(message, Mapping):
         raise RequestError(f"message {number} is {message!r}, not a dictionary")
     for key in message:
         if key not in KEYS:
-            raise RequestError(f"message {number} has the key {key!r}", hint=suggest(key, KEYS))
+            hint = suggest(str(key), KEYS)
+            raise RequestError(f"message {number} has the key {key!r}", hint=hint)
     role, content = message.get("role"), message.get("content")
     metadata, tools = message.get("metadata") or "", message.get("tools")
     if role not in ROLES:
@@ -64,6 +69,23 @@ def _message(message: Message | Mapping[str, Any], number: int) -> Message:
     for name, value in (("content", content), ("metadata", metadata)):
         if not isinstance(value, str):
             raise RequestError(f"message {number}: {name}={value!r} must be text")
-    if tools is not None and not isinstance(tools, list | tuple):
-        raise RequestError(f"message {number}: tools={tools!r} must be a list")
+    if metadata and role != "assistant":
+        raise RequestError(f"message {number}: only an assistant's message has metadata")
+    if tools is not None:
+        _check_tools(tools, role, number)
     return Message(role, str(content), metadata, None if tools is None else tuple(tools))
+
+
+def _check_tools(tools: object, role: object, number: int) -> None:
+    if not isinstance(tools, list | tuple):
+        raise RequestError(f"message {number}: tools={tools!r} must be a list")
+    if role != "system":
+        raise RequestError(
+            f"message {number}: tools belong to the system message, not to a {role} message"
+        )
+    try:
+        json.dumps(tools, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError(
+            f"message {number}: the tools cannot be written as JSON: {error}"
+        ) from error

@@ -81,7 +81,7 @@ def _part(text: str) -> Message:
 
 RULES: dict[str, Callable[[str, Sequence[Message]], Reply]] = {
     "chatglm": chatglm,
-    "icetk": chatglm,
+    "chatglm-icetk": chatglm,
     "chatglm2": chatglm2,
     "chatglm3": chatglm3,
     "glm4": chatglm3,

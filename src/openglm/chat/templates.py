@@ -36,8 +36,17 @@ def chatglm2(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     return [special.gmask_id, special.sop_id, *tokenizer.encode(text)]
 
 
+def glm4(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """GLM-4: as ChatGLM3, but its tools are described in other words."""
+    if any(message.tools is not None for message in messages):
+        raise RequestError(
+            "tools are not there for GLM-4 yet", hint="describe them in the system message yourself"
+        )
+    return with_roles(tokenizer, messages)
+
+
 def with_roles(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """ChatGLM3 and GLM-4: `[gMASK] sop`, then role, metadata and newline, content per message."""
+    """ChatGLM3: `[gMASK] sop`, then role, metadata and newline, content per message."""
     special = tokenizer.special
     ids = [special.gmask_id, special.sop_id]
     for message in messages:
@@ -53,10 +62,10 @@ def with_roles(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
 
 TEMPLATES: dict[str, Template] = {
     "chatglm": chatglm,
-    "icetk": chatglm,
+    "chatglm-icetk": chatglm,
     "chatglm2": chatglm2,
     "chatglm3": with_roles,
-    "glm4": with_roles,
+    "glm4": glm4,
 }
 """By kind of tokenizer."""
 
@@ -81,15 +90,17 @@ def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
 
 def _rounds(messages: Sequence[Message]) -> tuple[list[tuple[str, str]], str]:
     """Past (question, answer) pairs, and the new question; a system text goes before the first."""
+    if any(message.tools is not None or message.metadata for message in messages):
+        raise RequestError("this model does not know tools", hint="ChatGLM3 does")
     turns = list(messages)
     system = turns.pop(0).content if turns[0].role == "system" else ""
     for number, message in enumerate(turns):
         wanted = "assistant" if number % 2 else "user"
-        if message.role != wanted or message.tools is not None:
+        if message.role != wanted:
             raise RequestError(
                 f"this model knows questions and answers in turn; message {number} is of the role "
                 f"{message.role!r}, not {wanted!r}",
-                hint="system first or not at all; tools need ChatGLM3 or GLM-4",
+                hint="system first or not at all",
             )
     if not turns:
         raise RequestError("there is no user message")

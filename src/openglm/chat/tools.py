@@ -6,12 +6,14 @@ The official demos evaluate this text as Python. Here only literals are read.
 from __future__ import annotations
 
 import ast
+import math
 from typing import Any
 
 from openglm.errors import RequestError
 
 MAX_LENGTH = 1 << 16
 MAX_DEPTH = 32
+MAX_INTEGER = 1 << 63
 FUNCTION = "tool_call"
 
 
@@ -34,9 +36,7 @@ def parse_tool_call(text: str) -> dict[str, Any]:
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
         raise RequestError(f"this is not a call of {FUNCTION}: {text[:80]!r}")
     if call.func.id != FUNCTION or call.args:
-        raise RequestError(
-            f"only {FUNCTION}(name=value, ...) is a tool call, not {ast.unparse(call)[:80]!r}"
-        )
+        raise RequestError(f"only {FUNCTION}(name=value, ...) is a tool call, not {text[:80]!r}")
     arguments: dict[str, Any] = {}
     for keyword in call.keywords:
         if keyword.arg is None or keyword.arg in arguments:
@@ -45,10 +45,19 @@ def parse_tool_call(text: str) -> dict[str, Any]:
     return arguments
 
 
+def _is_json(value: object) -> bool:
+    """Whether a constant can be passed on: text, a truth value, none, or a number of sane size."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return abs(value) < MAX_INTEGER
+    return value is None or isinstance(value, str)
+
+
 def _literal(node: ast.expr, depth: int) -> Any:
     if depth == 0:
         raise RequestError(f"the arguments of the tool call are nested deeper than {MAX_DEPTH}")
-    if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | None):
+    if isinstance(node, ast.Constant) and _is_json(node.value):
         return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         value = _literal(node.operand, depth - 1)
@@ -62,6 +71,7 @@ def _literal(node: ast.expr, depth: int) -> Any:
             values = [_literal(value, depth - 1) for value in node.values]
             return dict(zip(keys, values, strict=True))
     raise RequestError(
-        f"{ast.unparse(node)[:80]!r} in the tool call is no literal",
+        f"the argument in line {node.lineno}, column {node.col_offset} of the tool call is no "
+        "literal",
         hint="text, numbers, True, False, None, lists and dictionaries are",
     )

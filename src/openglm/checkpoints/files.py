@@ -30,6 +30,8 @@ NUMPY_STATE: list[Any] = [
     np.dtypes.UInt32DType,
 ]
 """What numpy's random state in official training checkpoints is made of: arrays, no code."""
+MAX_DEPTH = 8
+"""Of dictionaries in dictionaries; CodeGeeX has 4."""
 _DTYPE_OF = {
     "F32": torch.float32,
     "F16": torch.float16,
@@ -100,7 +102,10 @@ class PickleFile:
                 f"{path} has no dictionary {key!r} of weights; it has "
                 f"{', '.join(map(str, self.content))}"
             )
-        tensors = dict(_flatten(tensors))
+        flat = list(_flatten(tensors))
+        tensors = dict(flat)
+        if len(tensors) < len(flat):
+            raise CheckpointError(f"{path} has several tensors of one name")
         strangers = [str(n) for n, value in tensors.items() if not isinstance(value, Tensor)]
         if strangers:
             raise CheckpointError(
@@ -124,11 +129,15 @@ class PickleFile:
         return self.tensors[name]
 
 
-def _flatten(nested: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(
+    nested: Mapping[Any, Any], prefix: str = "", depth: int = MAX_DEPTH
+) -> Iterator[tuple[str, Any]]:
     """Entries of dictionaries in dictionaries, with their keys joined by dots (CodeGeeX)."""
+    if depth == 0:
+        raise CheckpointError(f"the dictionaries of weights are nested deeper than {MAX_DEPTH}")
     for key, value in nested.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.", depth - 1)
         else:
             yield f"{prefix}{key}", value
 

@@ -132,7 +132,7 @@ def _load(
             is_integer = tensor.dtype == torch.int8
             _assign(model, name, tensor.to(device, None if is_integer else dtype or stored))
     _warn_if_repetitions_differ(model, rows, ranks)
-    about = files.config.get("about", {})
+    about = _about(files)
     return Loaded(
         model.eval(), config, folder, files.layout, _token_ids(files, family), stored, about, bits
     )
@@ -144,7 +144,7 @@ def describe_checkpoint(folder: Path) -> tuple[ModelConfig, str, dict[str, Any]]
         files = detect(folder)
         family, ranks = _open(files)
         config = _config(files, family, _joined_shapes(ranks[0]), len(ranks))
-        return config, files.layout, files.config.get("about", {})
+        return config, files.layout, _about(files)
 
 
 def _open(files: CheckpointFiles) -> tuple[Family | None, list[list[WeightFile]]]:
@@ -203,7 +203,14 @@ class _Renamed:
 
     def __init__(self, file: WeightFile, family: Family) -> None:
         self.file, self.path = file, file.path
-        self.names = {family.canonical(name): name for name in file.shapes()}
+        self.names: dict[str, str] = {}
+        for name in file.shapes():
+            canonical = family.canonical(name)
+            if canonical in self.names:
+                raise CheckpointError(
+                    f"{file.path} has one tensor twice: {self.names[canonical]} and {name}"
+                )
+            self.names[canonical] = name
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         shapes = self.file.shapes()
@@ -257,6 +264,11 @@ def _config(
     return family.from_shapes(shapes, num_ranks, files.config)
 
 
+def _about(files: CheckpointFiles) -> dict[str, Any]:
+    about = files.config.get("about", {})
+    return about if isinstance(about, dict) else {}
+
+
 def _bits(files: CheckpointFiles, num_ranks: int) -> int:
     """Bits of quantized weights, as the description says; 0 for none."""
     bits = files.config.get("quantization_bit") or 0
@@ -277,6 +289,8 @@ def _bits(files: CheckpointFiles, num_ranks: int) -> int:
 
 def _token_ids(files: CheckpointFiles, family: Family | None) -> dict[str, int]:
     found = files.config.get("token_ids", {}) if family is None else family.token_ids(files.config)
+    if not isinstance(found, dict):
+        raise CheckpointError(f"config.json has token_ids={found!r}; it must be a table")
     for role, token in found.items():
         if type(token) is not int:
             raise CheckpointError(f"the id of the token {role!r} is {token!r}, not a whole number")

@@ -111,7 +111,7 @@ def _write_hf(
     token_ids: dict[str, int],
 ) -> None:
     dtype = next(iter(weights.values())).dtype
-    family = _family(config, layout="hf")
+    family = _family(config, "hf", stored_bits(config, weights))
     values = {"torch_dtype": str(dtype).removeprefix("torch.")} | family.to_json(config)
     values |= family.token_json(token_ids) | _quantization(config, weights)
     _write_json(folder / "config.json", values)
@@ -162,10 +162,10 @@ def _quantization(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, 
     return {"quantization_bit": bits} if bits else {}
 
 
-def _family(config: ModelConfig, layout: str) -> Family:
+def _family(config: ModelConfig, layout: str, bits: int = 0) -> Family:
     """The official files that can hold a network, so that reading them gives it back."""
     for family in FAMILIES:
-        if not family.fits(config):
+        if not family.fits(config) or (bits and not family.has_quantized_files):
             continue
         if layout == "hf":
             back = family.from_json and family.from_json(family.to_json(config))
@@ -233,7 +233,8 @@ def _check_degree(config: ModelConfig, layout: str, num_ranks: int) -> None:
             f"{num_ranks} tensor-parallel ranks cannot be written as {layout}",
             hint="only megatron folders are split; the others hold the whole model",
         )
-    for name in ("num_attention_heads", "vocab_size", "intermediate_size"):
+    cut = ["num_attention_heads", "vocab_size", "intermediate_size"]
+    for name in [*cut, "max_position_embeddings"] if config.top_query else cut:
         if getattr(config, name) % num_ranks:
             raise UsageError(
                 f"{name}={getattr(config, name)} cannot be split over {num_ranks} ranks"

@@ -67,7 +67,8 @@ def convert(
             }
         )
         return
-    if to == "hf" and loaded.config.activation == "gelu_tanh":
+    is_glm = loaded.config.position in ("learned_2d", "learned")
+    if to == "hf" and is_glm and loaded.config.activation == "gelu_tanh":
         console.print(
             "[yellow]note:[/] these weights were made with the tanh GELU; the official Hugging "
             "Face code computes the exact one, which changes logits by about 1e-3"

@@ -29,7 +29,7 @@ def generate(
     *,
     sampling: dict[str, Any],
 ) -> None:
-    """Continues a text; temperature 0.9 and top-k 40 unless other sampling options are given."""
+    """Continues a text, by the official sampling defaults of each model unless told otherwise."""
     name, prompt = options.model_and_text(words)
     from openglm.cli.output import print_json
     from openglm.loading import load

@@ -10,7 +10,7 @@ at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,6 @@ from openglm.engine.prompt import Prompt
 from openglm.engine.sampling import Sampler, SamplingParams
 from openglm.errors import RequestError
 from openglm.model import Transformer
-from openglm.tokenizers import SpecialTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +46,28 @@ class Filler:
 
     Args:
         model: the network.
-        special: its command tokens.
         prompt: the context.
         params: sampling settings.
-        num_text_tokens: of the tokenizer; what lies beyond is only chosen if it ends a blank.
+        banned_ids: tokens that are only chosen if they end a blank.
 
     Raises:
-        RequestError: the context or a blank does not fit the model's position tables.
+        RequestError: the context or a blank does not fit the model's positions, or beam search for
+            a model whose official search ranks by another rule.
     """
 
     def __init__(
         self,
         model: Transformer,
-        special: SpecialTokens,
         prompt: Prompt,
         params: SamplingParams,
-        num_text_tokens: int,
+        banned_ids: Collection[int] = (),
     ) -> None:
         room = self.room(model.config, prompt)
+        if params.num_beams > 1 and prompt.style != "grow":
+            raise RequestError(
+                f"num_beams={params.num_beams}: beam search is there for GLM's own models only",
+                hint="leave num_beams out",
+            )
         positions = f"this model has {model.config.max_position_embeddings} positions"
         if room < 1:
             raise RequestError(
@@ -78,16 +81,21 @@ class Filler:
         self.model = model
         self.params = params
         self.prompt = prompt
-        beyond = range(num_text_tokens, model.config.vocab_size)
-        self.banned = sorted(({*special.ids, *beyond} - prompt.end_ids) - special.spoken_ids)
+        self.banned = sorted(set(banned_ids) - prompt.end_ids)
         self.sampler = Sampler(params, sorted(prompt.end_ids), self.banned)
         self.decoder = self._read(prompt.context_ids)
 
     @staticmethod
     def room(config: ModelConfig, prompt: Prompt) -> int:
-        """How long a blank may be; GLM has positions of their own for blanks."""
-        used = 0 if prompt.style == "grow" else len(prompt.context_ids)
-        return config.max_position_embeddings - used - 1
+        """How long each blank may be; GLM has positions of their own for blanks.
+
+        In style "refeed" the last of k blanks stands behind the context with k - 1 masks replaced.
+        """
+        limit = config.max_position_embeddings
+        if prompt.style == "grow":
+            return limit - 1
+        num_blanks = len(prompt.mask_positions)
+        return (limit - len(prompt.context_ids) - 2 + num_blanks) // num_blanks
 
     def run(self) -> Iterator[Step]:
         """Yields the tokens of all blanks: left to right, in style "refeed" long blanks last."""
@@ -142,8 +150,8 @@ class Filler:
             blank.append(token)
             last = token
             yield Step(index, token, log_probability)
-        # Later blanks see it too.
-        self.decoder.feed_blank([last], position, len(blank) + 1, counts_on)
+        if self.prompt.style == "grow":  # later blanks see it too
+            self.decoder.feed_blank([last], position, len(blank) + 1, counts_on)
         yield Step(index, None, 0.0, "length")
 
     def _beam(self, index: int, position: int, counts_on: bool) -> Iterator[Step]:

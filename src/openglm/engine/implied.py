@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -12,47 +10,44 @@ from openglm.errors import RequestError
 from openglm.nn.masks import MaskSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Implied:
-    """Inputs of a forward call over all S tokens of B rows.
+def implied_mask(config: ModelConfig, token_ids: dict[str, int], input_ids: Tensor) -> MaskSpec:
+    """Who sees whom in (B, S) int64 ids.
 
-    Args:
-        position_ids: (B, S) int64.
-        block_position_ids: (B, S) int64.
-        mask: over all of them.
+    With `context="explicit"`: causal. With "until_sop" (ChatGLM-6B, GLM-130B): all before `sop` is
+    context and sees itself whole; the rest is causal.
+
+    Raises:
+        RequestError: a row without `sop`, where it matters.
     """
+    if config.context == "explicit":
+        return MaskSpec.causal()
+    return MaskSpec.prefix(_first(input_ids, token_ids, "sop"))
 
-    position_ids: Tensor
-    block_position_ids: Tensor
-    mask: MaskSpec
 
+def implied_positions(
+    config: ModelConfig, token_ids: dict[str, int], input_ids: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Positions and block positions of (B, S) int64 ids on the CPU, each (B, S) int64.
 
-def implied_inputs(config: ModelConfig, token_ids: dict[str, int], input_ids: Tensor) -> Implied:
-    """Positions and mask of (B, S) int64 ids.
-
-    With `context="explicit"`: positions 0, 1, 2, ..., no block positions, causal.
-
-    With "until_sop" (ChatGLM-6B, GLM-130B): all before `sop` is context and sees itself whole.
-    From `sop` on, positions stay at the blank, `[gMASK]` before `[MASK]` if there are both, and
-    block positions count 1, 2, ... . A model without block positions goes on counting behind
-    `[gMASK]` instead.
+    With `context="explicit"`: 0, 1, 2, ... and no block positions. With "until_sop", positions stay
+    at the blank from `sop` on, `[gMASK]` before `[MASK]` if there are both, and block positions
+    count 1, 2, ... . A model without block positions goes on counting behind `[gMASK]` instead.
 
     Raises:
         RequestError: a row without `sop` or without a blank, where these matter.
     """
     counted = torch.arange(input_ids.shape[1]).expand_as(input_ids)
     if config.context == "explicit":
-        return Implied(counted, torch.zeros_like(input_ids), MaskSpec.causal())
+        return counted, torch.zeros_like(input_ids)
     lengths = _first(input_ids, token_ids, "sop")  # (B,)
     rows = [_blank(row, token_ids, number) for number, row in enumerate(input_ids)]
     blanks = torch.tensor([place for place, _ in rows])[:, None]  # (B, 1)
     counts_on = torch.tensor([is_long and config.position != "rotary_2d" for _, is_long in rows])
     generated = counted >= lengths[:, None]
     frozen = generated & ~counts_on[:, None]
-    return Implied(
+    return (
         torch.where(frozen, blanks, counted),
         torch.where(generated, counted - lengths[:, None] + 1, 0),
-        MaskSpec.prefix(lengths),
     )
 
 

@@ -16,8 +16,8 @@ from openglm.tokenizers import SpecialTokens, Tokenizer
 CANONICAL_MASK = "[MASK]"
 """How users write a short blank for every tokenizer (RoBERTa's own spelling is `<mask>`)."""
 OFFICIAL_MASKS = ("[MASK]", "[sMASK]", "[gMASK]")
-ONE_BLANK_PER_PASS = ("chatglm", "icetk")
-"""Kinds of tokenizers of models that read the text again for each blank."""
+ONE_BLANK_PER_PASS = {"chatglm": ("eop",), "chatglm-icetk": ("eop",), "icetk": ("eop", "eos")}
+"""Kinds of tokenizers of models that read the text again for each blank, and what ends one."""
 LEFT_TO_RIGHT = {
     "chatglm2": ("gmask", "sop"),
     "chatglm3": ("gmask", "sop"),
@@ -63,6 +63,11 @@ def is_causal(tokenizer: Tokenizer) -> bool:
     return tokenizer.kind in LEFT_TO_RIGHT
 
 
+def fills_in_one_pass(tokenizer: Tokenizer) -> bool:
+    """Whether this tokenizer belongs to GLM itself: all blanks behind one context."""
+    return tokenizer.kind not in ONE_BLANK_PER_PASS and not is_causal(tokenizer)
+
+
 def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
     """The prompt for a text in which `[MASK]`, `[sMASK]` and `[gMASK]` stand for blanks.
 
@@ -97,7 +102,7 @@ def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
     if tokenizer.kind in ONE_BLANK_PER_PASS:
         if tokenizer.kind == "icetk" and fragments[-1]:
             ids.append(special.eos_id)
-        return _refeed(ids, special, fragments)
+        return _refeed(ids, tokenizer, fragments)
     ids = [special.cls_id, *ids]
     if ids[-1] != special.gmask_id or not special.has("gmask"):
         ids.append(special.eos_id)
@@ -112,7 +117,7 @@ def continuation_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
         before = [special.get(role).id for role in LEFT_TO_RIGHT[tokenizer.kind]]
         return causal_prompt([*before, *ids], frozenset({special.eos_id}), text)
     if tokenizer.kind in ONE_BLANK_PER_PASS:
-        return _refeed([*ids, special.gmask_id], special, [text, ""])
+        return _refeed([*ids, special.gmask_id], tokenizer, [text, ""])
     ids = [special.cls_id, *ids, special.gmask_id]
     positions = [len(ids) - 1]
     if not special.has("gmask"):  # trained with [MASK] ... eos only
@@ -124,7 +129,7 @@ def chat_prompt(tokenizer: Tokenizer, ids: list[int]) -> Prompt:
     """The prompt of a conversation that a chat template wrote as `ids`."""
     special = tokenizer.special
     if not is_causal(tokenizer):
-        return _refeed(ids[:-1], special, ["", ""])  # the template ends in sop
+        return _refeed(ids[:-1], tokenizer, ["", ""])  # the template ends in sop
     ends = [special.get(role).id for role in TURN_ENDS if special.has(role)]
     return causal_prompt(ids, frozenset({special.eos_id, *ends}))
 
@@ -137,8 +142,9 @@ def causal_prompt(ids: list[int], end_ids: frozenset[int], text: str = "") -> Pr
     return Prompt(context, [len(context) - 1], [text, ""], last, end_ids, "causal")
 
 
-def _refeed(ids: list[int], special: SpecialTokens, fragments: list[str]) -> Prompt:
-    ends = frozenset({special.eop_id})
+def _refeed(ids: list[int], tokenizer: Tokenizer, fragments: list[str]) -> Prompt:
+    special = tokenizer.special
+    ends = frozenset(special.get(role).id for role in ONE_BLANK_PER_PASS[tokenizer.kind])
     return Prompt(
         ids, _places(ids, special), fragments, special.sop_id, ends, "refeed", special.gmask_id
     )

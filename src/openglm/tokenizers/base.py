@@ -38,6 +38,11 @@ class Tokenizer(ABC):
         """Id -> text of the tokens that are no text."""
         return self.special.texts
 
+    @cached_property
+    def text_ids(self) -> frozenset[int]:
+        """Ids that can be part of a text."""
+        return frozenset(range(self.num_text_tokens)) - self.special.ids
+
     @abstractmethod
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text; whatever it contains, no command id comes out."""

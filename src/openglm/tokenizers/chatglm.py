@@ -37,7 +37,8 @@ class ChatGLMTokenizer(Tokenizer):
 
     Args:
         path: the file.
-        kind: "chatglm" (ids from 0), or "icetk" (GLM-130B and the first ChatGLM-6B; from 20,000).
+        kind: "chatglm" (ids from 0); "chatglm-icetk" (the first ChatGLM-6B) and "icetk" (GLM-130B),
+            which have ids from 20,000 and differ in how their models are asked.
 
     Raises:
         TokenizerError: missing, damaged, or of another model.
@@ -66,11 +67,6 @@ class ChatGLMTokenizer(Tokenizer):
     def encode_text(self, text: str) -> list[int]:
         """See `Tokenizer.encode_text`."""
         return [i + self.offset for i in self.model.encode(self._write_blanks(text))]
-
-    def encode_inside(self, text: str) -> list[int]:
-        """Ids of text that continues a line: without the space that sentencepiece puts first."""
-        ids = self.model.encode(NEWLINE + self._write_blanks(text))
-        return [i + self.offset for i in ids[2:]]
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """See `Tokenizer.decode_bytes`; image tokens have no text."""
@@ -124,7 +120,6 @@ def _piece(text: str, kind: int) -> bytes:
     return bytes([1 << 3 | 2, len(body)]) + body
 
 
-def official_kind(path: Path) -> str:
-    """The kind of a file: "icetk" if it lacks the command pieces, else "chatglm"."""
-    is_older = read_model(path).vocab_size() == NUM_BASE_PIECES
-    return "icetk" if is_older else "chatglm"
+def is_older_file(path: Path) -> bool:
+    """Whether a file lacks the command pieces, as those of GLM-130B and the first ChatGLM-6B."""
+    return bool(read_model(path).vocab_size() == NUM_BASE_PIECES)

@@ -2,17 +2,20 @@
 
 Runs of 2 to 10 spaces, the longest first, are one token each; single spaces, tabs and newlines are
 ordinary text. Decoding is exact. The official code cleaned up spaces in front of punctuation, as
-transformers 4 did by default, which changes programs (`end = ' '` became `end =''`);
-`clean_up_spaces` does the same, for comparison with published numbers.
+transformers 4 did by default, which changes programs (`end = ' '` became `end =''`); with
+`tokenizer.clean_up_spaces = True` so does this one, for comparison with published numbers.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 from openglm.tokenizers.bpe import BytePairTokenizer
 
+ADDED_FILE = "added_tokens.json"
 LONGEST_RUN = 10
 FIRST_RUN = "extra_10"
 """Role of the token for two spaces; those for 3 to 10 follow."""
@@ -40,6 +43,8 @@ class CodeGeeXTokenizer(BytePairTokenizer):
     """
 
     drops_blank_text = False
+    clean_up_spaces = False
+    """Set it to decode as the official code does, which is lossy."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "codegeex")
@@ -52,6 +57,16 @@ class CodeGeeXTokenizer(BytePairTokenizer):
         """See `Tokenizer.command_texts`; tokens for runs of spaces are text."""
         runs = set(self.run_ids.values())
         return {i: text for i, text in self.special.texts.items() if i not in runs}
+
+    @cached_property
+    def text_ids(self) -> frozenset[int]:
+        """See `Tokenizer.text_ids`."""
+        return super().text_ids | set(self.run_ids.values())
+
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        """See `Tokenizer.decode`."""
+        text = super().decode(ids, special)
+        return clean_up(text) if self.clean_up_spaces else text
 
     def encode_text(self, text: str) -> list[int]:
         """See `Tokenizer.encode_text`."""
@@ -67,7 +82,13 @@ class CodeGeeXTokenizer(BytePairTokenizer):
         return ids + super().encode_text(text[done:])
 
 
-def clean_up_spaces(text: str) -> str:
+def is_folder(folder: Path) -> bool:
+    """Whether GPT-2's files in a folder belong to CodeGeeX: it names its extra tokens."""
+    path = folder / ADDED_FILE
+    return path.is_file() and b"<|extratoken_1|>" in path.read_bytes()
+
+
+def clean_up(text: str) -> str:
     """The lossy clean-up of the official decoding."""
     for written, cleaned in CLEAN_UP:
         text = text.replace(written, cleaned)

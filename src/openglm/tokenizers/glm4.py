@@ -1,4 +1,4 @@
-"""The tokenizer of GLM-4: byte-level BPE by ranks (tiktoken's format), or a `tokenizer.json`.
+"""The tokenizer of GLM-4: byte-level BPE by ranks, in tiktoken's format.
 
 Each line of `tokenizer.model` is a token in base64 and its rank, which is its id. A word is split
 into bytes, and the neighbours whose union has the lowest rank are joined until none is left.
@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from heapq import heappop, heappush
 from pathlib import Path
 
 from openglm.errors import LFS_HINT, LFS_MARK, TokenizerError
@@ -23,7 +23,8 @@ PATTERN = (
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """How the official tokenizer cuts a text into words (that of OpenAI's cl100k_base)."""
-CACHED_WORDS = 1 << 16
+CACHED_WORDS, SHORT = 1 << 16, 32
+"""Words of up to so many bytes are joined once; longer ones seldom come again."""
 
 
 class GLM4Tokenizer(Tokenizer):
@@ -49,12 +50,16 @@ class GLM4Tokenizer(Tokenizer):
         self.special = layout(self.kind).resolve(self.num_text_tokens)
         self.bytes_of = list(self.ranks)
         self.splitter = Split(Regex(PATTERN), behavior="isolated")
-        self.join = lru_cache(CACHED_WORDS)(self._join)
+        self.join_short = lru_cache(CACHED_WORDS)(self._join)
 
     def encode_text(self, text: str) -> list[int]:
         """See `Tokenizer.encode_text`."""
         words = self.splitter.pre_tokenize_str(text)
-        return [token for word, _ in words for token in self.join(word.encode())]
+        ids: list[int] = []
+        for word, _ in words:
+            written = word.encode()
+            ids += (self.join_short if len(written) <= SHORT else self._join)(written)
+        return ids
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """See `Tokenizer.decode_bytes`."""
@@ -70,19 +75,35 @@ class GLM4Tokenizer(Tokenizer):
         return {MODEL_FILE: self.path}
 
     def _join(self, word: bytes) -> tuple[int, ...]:
-        """Ids of one word."""
+        """Ids of one word, in time n log n: text without spaces can be one long word."""
         if word in self.ranks:
             return (self.ranks[word],)
         parts = [word[i : i + 1] for i in range(len(word))]
-        while len(parts) > 1:
-            unions = [left + right for left, right in pairwise(parts)]
-            ranked = [self.ranks.get(union, self.num_text_tokens) for union in unions]
-            lowest = min(ranked)
-            if lowest == self.num_text_tokens:
-                break
-            place = ranked.index(lowest)
-            parts[place : place + 2] = [unions[place]]
-        return tuple(self.ranks[part] for part in parts)
+        following = [*range(1, len(parts)), -1]  # index of the next part that is still there
+        before = list(range(-1, len(parts) - 1))
+        queue: list[tuple[int, int, bytes]] = []
+
+        def offer(place: int) -> None:
+            if place >= 0 and following[place] >= 0:
+                union = parts[place] + parts[following[place]]
+                if union in self.ranks:
+                    heappush(queue, (self.ranks[union], place, union))
+
+        for place in range(len(parts)):
+            offer(place)
+        while queue:
+            _, place, union = heappop(queue)
+            other = following[place]
+            if other < 0 or parts[place] + parts[other] != union or not parts[place]:
+                continue  # one of the two has changed since
+            parts[place], parts[other] = union, b""
+            following[place] = following[other]
+            following[other] = -1
+            if following[place] >= 0:
+                before[following[place]] = place
+            offer(place)
+            offer(before[place])
+        return tuple(self.ranks[part] for part in parts if part)
 
 
 def is_rank_file(path: Path) -> bool:
@@ -112,8 +133,11 @@ def read_ranks(path: Path) -> dict[bytes, int]:
                 f"{path}, line {number + 1}: not a token in base64 and its rank",
                 hint="download it again",
             ) from error
-        if int(rank) != number:
-            raise TokenizerError(f"{path}, line {number + 1}: rank {int(rank)}, not {number}")
+        if int(rank) != number or len(ranks) != number + 1:
+            raise TokenizerError(
+                f"{path}, line {number + 1}: rank {int(rank)}, not {number}, or a token twice",
+                hint="download it again",
+            )
     if any(bytes([byte]) not in ranks for byte in range(256)):
         raise TokenizerError(
             f"{path} ({len(content)} bytes) lacks some of the 256 single bytes",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openglm.errors import TokenizerError
+from openglm.errors import TokenizerError, UnknownTokenizerError
 from openglm.tokenizers import bpe, chatglm, chatglm2, chinese, codegeex, glm4, mini, wordpiece
 from openglm.tokenizers.base import Tokenizer
 from openglm.tokenizers.special import LAYOUTS, layout
@@ -23,6 +23,9 @@ OPENERS: dict[str, Callable[[Path], Tokenizer]] = {
         _file(path, chinese.MODEL_FILE), "chinese-unfixed"
     ),
     "chatglm": lambda path: chatglm.ChatGLMTokenizer(_file(path, chatglm.MODEL_FILE)),
+    "chatglm-icetk": lambda path: chatglm.ChatGLMTokenizer(
+        _file(path, chatglm.MODEL_FILE), "chatglm-icetk"
+    ),
     "icetk": lambda path: chatglm.ChatGLMTokenizer(_file(path, chatglm.MODEL_FILE), "icetk"),
     "chatglm2": lambda path: chatglm2.ChatGLM2Tokenizer(
         _file(path, chatglm2.MODEL_FILE), "chatglm2"
@@ -47,6 +50,7 @@ OFFICIAL_CLASSES = {
     "GLMChineseTokenizer": "chinese",
     "ChatGLMTokenizer": SEVERAL,
     "ChatGLM4Tokenizer": "glm4",
+    "GPT2Tokenizer": SEVERAL,
 }
 """`tokenizer_class` of the Hugging Face files. Their Chinese class has the fixed ids throughout."""
 
@@ -66,7 +70,7 @@ def open_tokenizer(kind: str, path: Path) -> Tokenizer:
 
 
 def find_tokenizer(folder: Path) -> Tokenizer | None:
-    """Opens the tokenizer that a folder holds; None if it holds no vocabulary at all.
+    """Opens the tokenizer that a folder, or the folder of a file, holds; None if there is none.
 
     The kind comes from `tokenizer_config.json` (its official class, or our `kind`), else from
     which files there are.
@@ -74,6 +78,7 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
     Raises:
         TokenizerError: a vocabulary that is damaged or of a class not known here.
     """
+    folder = folder if folder.is_dir() else folder.parent
     kind = _declared_kind(folder)
     if kind is None or kind == SEVERAL:
         kind = _kind_by_files(folder)
@@ -97,7 +102,7 @@ def _declared_kind(folder: Path) -> str | None:
         return None
     name = str(declared["tokenizer_class"])
     if name not in OFFICIAL_CLASSES:
-        raise TokenizerError(
+        raise UnknownTokenizerError(
             f"{path} names the tokenizer class {name!r}",
             hint=f"known: {', '.join(OFFICIAL_CLASSES)}",
         )
@@ -106,7 +111,10 @@ def _declared_kind(folder: Path) -> str | None:
 
 def _kind_by_files(folder: Path) -> str | None:
     if (folder / chatglm.MODEL_FILE).is_file():
-        return chatglm.official_kind(folder / chatglm.MODEL_FILE)
+        if not chatglm.is_older_file(folder / chatglm.MODEL_FILE):
+            return "chatglm"
+        is_chat = _model_config(folder).get("model_type") == "chatglm"
+        return "chatglm-icetk" if is_chat else "icetk"
     if (folder / chatglm2.MODEL_FILE).is_file():
         if glm4.is_rank_file(folder / chatglm2.MODEL_FILE):
             return "glm4"
@@ -118,6 +126,8 @@ def _kind_by_files(folder: Path) -> str | None:
     if (folder / wordpiece.VOCAB_FILE).is_file():
         return "bert"
     if (folder / bpe.VOCAB_FILE).is_file() and (folder / bpe.MERGES_FILE).is_file():
+        if codegeex.is_folder(folder):
+            return "codegeex"
         vocabulary = bpe.read_vocabulary(folder / bpe.VOCAB_FILE)
         return "roberta" if vocabulary.get("<s>") == 0 else "gpt2"
     return None

@@ -252,6 +252,7 @@ LAYOUTS: dict[str, Layout] = {
         )
     ),
     "chatglm": Layout(_chatglm(130000, 3)),
+    "chatglm-icetk": Layout(_chatglm(150000, 20003)),
     "icetk": Layout(_chatglm(150000, 20003)),
     "chatglm2": Layout(CHATGLM2),
     "chatglm3": Layout(

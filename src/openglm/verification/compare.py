@@ -48,6 +48,10 @@ def compare_golden(model: LanguageModel, path: Path, atol: float) -> list[Compar
         pairs = list(_pairs(model, path, arrays))
     except KeyError as error:
         raise VerificationError(f"{path} lacks the array or id {error}") from error
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise VerificationError(
+            f"{path} has an array of a kind or shape that does not fit the others: {error}"
+        ) from error
     if not pairs:
         raise VerificationError(
             f"{path} holds no recorded output that this model can be compared with",

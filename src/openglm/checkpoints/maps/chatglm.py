@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from openglm.checkpoints.maps.family import Family, Json, require
+from openglm.checkpoints.maps.family import Family, Json, flag, require
 from openglm.checkpoints.maps.table import Row, pair
 from openglm.config import ModelConfig
 
@@ -79,7 +79,7 @@ def config_from_json(values: Json) -> ModelConfig:
     in the dtype of the model, as released fp16.
     """
     require(values, [*KEYS])
-    has_blocks = values.get("position_encoding_2d", True)
+    has_blocks = flag(values, "position_encoding_2d", True)
     return ModelConfig(
         **{ours: values[key] for key, ours in KEYS.items()},
         position="rotary_2d" if has_blocks else "rotary",
@@ -136,6 +136,7 @@ FAMILY = Family(
     recognises=_recognises,
     from_json=config_from_json,
     to_json=config_to_json,
+    has_quantized_files=True,
     token_ids=token_ids,
     token_json=token_json,
 )

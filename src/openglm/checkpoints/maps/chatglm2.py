@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from openglm.checkpoints.maps.family import Family, Json, number, refuse, require, size
+from openglm.checkpoints.maps.family import Family, Json, flag, number, refuse, require, size
 from openglm.checkpoints.maps.table import Row
 from openglm.config import ModelConfig
+from openglm.log import logger
 
 _LAYER = "transformer.encoder.layers.{i}."
 _OURS = "layers.{i}."
@@ -92,6 +93,11 @@ def config_from_json(values: Json) -> ModelConfig:
     ours: Json = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
     ours |= {name: values[key] for key, name in KEYS.items() if key in values}
     is_exact = "classifier_dropout" in values or "rope_ratio" in values
+    if "rope_ratio" in values and "classifier_dropout" not in values:
+        logger.warning(
+            "rope_ratio is read as ChatGLM3 and GLM-4 mean it, a factor of the base; "
+            "ChatGLM2-6B-32K, which divides positions by it, is not supported"
+        )
     return ModelConfig(
         **ours,
         num_key_value_heads=values["multi_query_group_num"],
@@ -101,7 +107,7 @@ def config_from_json(values: Json) -> ModelConfig:
         rotary_compute="float32" if is_exact else values.get("torch_dtype", "float32"),
         rotary_frequencies="float32" if is_exact else "as_compute",
         rope_theta=BASE * number(values, "rope_ratio", 1.0),
-        norm="rmsnorm" if values.get("rmsnorm", True) else "layernorm",
+        norm="rmsnorm" if flag(values, "rmsnorm", True) else "layernorm",
         activation="swiglu",
         qkv_bias=values.get("add_qkv_bias", False),
         linear_bias=values.get("add_bias_linear", False),
@@ -167,6 +173,7 @@ FAMILY = Family(
     recognises=_recognises,
     from_json=config_from_json,
     to_json=config_to_json,
+    has_quantized_files=True,
     token_ids=token_ids,
     token_json=token_json,
 )

@@ -116,7 +116,7 @@ def config_from_shapes(shapes: Shapes, num_ranks: int, description: Json) -> Mod
         vocabulary, hidden = shapes[_WORDS]
         positions = shapes[_POSITIONS][0]
         inner = shapes["layers.0.mlp.dense_h_to_4h.weight"][0] * num_ranks
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise CheckpointError(
             f"this is no CodeGeeX checkpoint: {error} is missing or misshapen"
         ) from error

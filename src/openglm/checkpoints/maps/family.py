@@ -13,6 +13,7 @@ from openglm.checkpoints.maps.table import NameMap, Row
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError
 
+LARGEST_NUMBER = 1e30
 Json = dict[str, Any]
 Shapes = dict[str, tuple[int, ...]]
 
@@ -36,6 +37,7 @@ class Family:
         from_json: `config.json` -> architecture.
         to_json: architecture -> `config.json`, or the description beside rank files.
         description_file: name of that description.
+        has_quantized_files: whether there are official INT8 or INT4 files.
         nest: tensors by canonical name -> the dictionary of a rank file.
         from_shapes: shapes on rank 0, number of ranks, description beside the files ({} if there
             is none) -> architecture.
@@ -48,6 +50,7 @@ class Family:
     fits: Callable[[ModelConfig], bool]
     to_json: Callable[[ModelConfig], Json]
     description_file: str = "config.json"
+    has_quantized_files: bool = False
     nest: Callable[[dict[str, Tensor]], dict[str, Any]] = _same
     marker: str | None = None
     canonical: Callable[[str], str] = _same
@@ -80,9 +83,20 @@ def size(values: Json, key: str) -> int:
 def number(values: Json, key: str, default: float) -> float:
     """`values[key]` as a float, `default` if it is absent; `CheckpointError` if it is no number."""
     value = values.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CheckpointError(f"config.json has {key}={value!r}; it must be a number")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < LARGEST_NUMBER:
+        raise CheckpointError(
+            f"config.json has {key}={value!r}; it must be a number from 0 to {LARGEST_NUMBER:g}"
+        )
     return float(value)
+
+
+def flag(values: Json, key: str, default: bool) -> bool:
+    """`values[key]`, `default` if it is absent; `CheckpointError` if it is no truth value."""
+    value = values.get(key, default)
+    if not isinstance(value, bool):
+        raise CheckpointError(f"config.json has {key}={value!r}; it must be true or false")
+    return value
 
 
 def refuse(values: Json, allowed: Json) -> None:
@@ -100,7 +114,7 @@ def num_layers(shapes: Shapes, prefix: str) -> int:
     numbers = [
         int(name.removeprefix(prefix).split(".", 1)[0])
         for name in shapes
-        if name.startswith(prefix) and name.removeprefix(prefix).split(".", 1)[0].isdigit()
+        if name.startswith(prefix) and name.removeprefix(prefix).split(".", 1)[0].isdecimal()
     ]
     if not numbers:
         raise CheckpointError(f"there is no tensor {prefix}0.*")

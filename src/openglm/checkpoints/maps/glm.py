@@ -11,6 +11,7 @@ from openglm.checkpoints.maps.family import (
     Family,
     Json,
     Shapes,
+    flag,
     num_heads,
     num_layers,
     refuse,
@@ -84,7 +85,7 @@ def config_from_hf(values: Json) -> ModelConfig:
     return ModelConfig(
         **known,
         intermediate_size=4 * hidden if type(hidden) is int else hidden,  # fixed officially
-        position="learned_2d" if values.get("block_position_encoding", True) else "learned",
+        position="learned_2d" if flag(values, "block_position_encoding", True) else "learned",
         activation=values.get("activation", "gelu_erf"),
     )
 
@@ -129,7 +130,7 @@ def config_from_shapes(shapes: Shapes, num_ranks: int, description: Json) -> Mod
         vocabulary, hidden = shapes["word_embeddings.weight"]
         inner = shapes["transformer.layers.0.mlp.dense_h_to_4h.weight"][0] * num_ranks
         positions = shapes["transformer.position_embeddings.weight"][0]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise CheckpointError(
             f"this is no GLM checkpoint: {error} is missing or misshapen"
         ) from error

@@ -98,8 +98,8 @@ def config_to_json(config: ModelConfig) -> Json:
 
 def token_ids(description: Json) -> dict[str, int]:
     """The official ids, or those that a description beside the files gives."""
-    given = description.get("special_token_ids", {})
-    if given:
+    given = description.get("special_token_ids")
+    if isinstance(given, dict) and given:
         return {role: given[name] for name, role in TOKEN_NAMES.items() if name in given}
     is_official = description.get("vocab_size", OFFICIAL_VOCABULARY) == OFFICIAL_VOCABULARY
     return TOKENS if is_official else {}
