@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from helpers_data import BPE_MERGES, byte_alphabet, write_bpe
 from openglm.errors import TokenizerError
 from openglm.tokenizers import find_tokenizer
+from openglm.tokenizers.bpe import byte_characters
 from openglm.tokenizers.codegeex import CodeGeeXTokenizer, clean_up
 from openglm.tokenizers.glm4 import GLM4Tokenizer
+from openglm.tokenizers.special import layout
 
 TOKENS = [bytes([byte]) for byte in range(256)]
 TOKENS += [b"ab", b"bc", b"abc", b" a", b"aa", b"aaa", b"12", "中".encode(), b"\n\n"]
@@ -103,6 +106,55 @@ def test_a_rank_file_is_recognised(glm4, tmp_path):
     assert find_tokenizer(tmp_path).kind == "glm4"
     (tmp_path / "tokenizer_config.json").unlink()
     assert find_tokenizer(tmp_path).kind == "glm4"
+
+
+def write_json(folder, tokens=TOKENS, **changes):
+    """The same vocabulary as transformers has it."""
+    names = byte_characters()
+    vocabulary = {"".join(names[b] for b in token): rank for rank, token in enumerate(tokens)}
+    commands = layout("glm4").resolve(len(tokens)).tokens
+    content = {
+        "added_tokens": [{"id": token.id, "content": token.text} for token in commands],
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
+    }
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(content | changes))
+    return path
+
+
+def test_a_tokenizer_json_gives_the_same_ids(glm4, tmp_path):
+    """GLM-4 in the layout of transformers has no text, or other ids."""
+    write_json(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "PreTrainedTokenizerFast"}'
+    )
+    found = find_tokenizer(tmp_path)
+    assert found.kind == "glm4"
+    assert found.special == glm4.special
+    for text in ("abc aab 12中", "<|user|>", "x\n\ny"):
+        assert found.encode(text) == glm4.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"vocab": {"a": 0}}}, "lacks some of the 256 single bytes"),
+        ({"model": {"vocab": {"中": 0}}}, "no byte-level vocabulary"),
+        ({"model": {"vocab": {"a": "x"}}}, "no byte-level vocabulary"),
+        ({"model": {"vocab": {"a": 5}}}, "have gaps"),
+    ],
+)
+def test_a_damaged_tokenizer_json_is_refused(changes, said, tmp_path):
+    """A vocabulary of another kind gives wrong ids silently."""
+    write_json(tmp_path, **changes)
+    with pytest.raises(TokenizerError, match=said):
+        find_tokenizer(tmp_path)
+
+
+def test_the_fast_tokenizer_of_another_model_does_not_stop_a_load(tmp_path):
+    """A folder with a foreign tokenizer.json cannot be loaded at all."""
+    write_json(tmp_path, added_tokens=[])
+    assert find_tokenizer(tmp_path) is None
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,27 @@
-"""The tokenizer of GLM-4: byte-level BPE by ranks, in tiktoken's format.
+"""The tokenizer of GLM-4: byte-level BPE by ranks.
 
-Each line of `tokenizer.model` is a token in base64 and its rank, which is its id. A word is split
-into bytes, and the neighbours whose union has the lowest rank are joined until none is left.
+Each line of `tokenizer.model` is a token in base64 and its rank, which is its id. The files for
+transformers have the same ranks as the vocabulary of `tokenizer.json`. A word is split into bytes,
+and the neighbours whose union has the lowest rank are joined until none is left.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from heapq import heappop, heappush
 from pathlib import Path
+from typing import Any
 
 from openglm.errors import LFS_HINT, LFS_MARK, TokenizerError
 from openglm.tokenizers.base import Tokenizer
+from openglm.tokenizers.bpe import byte_characters
 from openglm.tokenizers.special import layout
 
-MODEL_FILE = "tokenizer.model"
+MODEL_FILE, JSON_FILE = "tokenizer.model", "tokenizer.json"
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -28,7 +32,7 @@ CACHED_WORDS, SHORT = 1 << 16, 32
 
 
 class GLM4Tokenizer(Tokenizer):
-    """Reads `tokenizer.model`.
+    """Reads `tokenizer.model` or `tokenizer.json`.
 
     Args:
         path: the file.
@@ -45,7 +49,7 @@ class GLM4Tokenizer(Tokenizer):
         from tokenizers.pre_tokenizers import Split
 
         self.path = path
-        self.ranks = read_ranks(path)
+        self.ranks = (read_json if path.suffix == ".json" else read_ranks)(path)
         self.num_text_tokens = len(self.ranks)
         self.special = layout(self.kind).resolve(self.num_text_tokens)
         self.bytes_of = list(self.ranks)
@@ -72,7 +76,7 @@ class GLM4Tokenizer(Tokenizer):
 
     def files(self) -> dict[str, Path]:
         """See `Tokenizer.files`."""
-        return {MODEL_FILE: self.path}
+        return {JSON_FILE if self.path.suffix == ".json" else MODEL_FILE: self.path}
 
     def _join(self, word: bytes) -> tuple[int, ...]:
         """Ids of one word, in time n log n: text without spaces can be one long word."""
@@ -138,9 +142,52 @@ def read_ranks(path: Path) -> dict[bytes, int]:
                 f"{path}, line {number + 1}: rank {int(rank)}, not {number}, or a token twice",
                 hint="download it again",
             )
-    if any(bytes([byte]) not in ranks for byte in range(256)):
-        raise TokenizerError(
-            f"{path} ({len(content)} bytes) lacks some of the 256 single bytes",
-            hint="download it again",
-        )
+    _check_bytes(path, ranks)
     return ranks
+
+
+def is_json_file(path: Path) -> bool:
+    """Whether a `tokenizer.json` is GLM-4's: it adds the tokens of its roles and blanks."""
+    added = _added(_read_json(path))
+    return {"[gMASK]", "<sop>", "<|observation|>"} <= added
+
+
+def read_json(path: Path) -> dict[bytes, int]:
+    """Token -> rank of a `tokenizer.json`, whose ids are the ranks."""
+    content = _read_json(path)
+    added = _added(content)
+    byte_of = {character: byte for byte, character in byte_characters().items()}
+    try:
+        vocabulary = content["model"]["vocab"]
+        ranked = sorted((int(rank), token) for token, rank in vocabulary.items())
+        words = [token for _, token in ranked if token not in added]
+        ranks = {bytes(byte_of[c] for c in word): rank for rank, word in enumerate(words)}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise TokenizerError(
+            f"{path} is no byte-level vocabulary: {error}", hint="download it again"
+        ) from error
+    if [rank for rank, _ in ranked[: len(words)]] != list(range(len(words))):
+        raise TokenizerError(f"{path}: the ids of the vocabulary have gaps")
+    _check_bytes(path, ranks)
+    return ranks
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{path} is not JSON: {error}", hint="download it again") from error
+    if not isinstance(content, dict) or not isinstance(content.get("added_tokens", []), list):
+        raise TokenizerError(f"{path} is no tokenizer of the tokenizers library")
+    return content
+
+
+def _added(content: dict[str, Any]) -> set[str]:
+    """Texts of the tokens that stand beside the vocabulary."""
+    tokens = content.get("added_tokens", [])
+    return {str(token.get("content")) for token in tokens if isinstance(token, dict)}
+
+
+def _check_bytes(path: Path, ranks: dict[bytes, int]) -> None:
+    if any(bytes([byte]) not in ranks for byte in range(256)):
+        raise TokenizerError(f"{path} lacks some of the 256 single bytes", hint="download it again")

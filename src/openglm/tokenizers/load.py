@@ -36,7 +36,7 @@ OPENERS: dict[str, Callable[[Path], Tokenizer]] = {
     "codegeex2": lambda path: chatglm2.ChatGLM2Tokenizer(
         _file(path, chatglm2.MODEL_FILE), "codegeex2"
     ),
-    "glm4": lambda path: glm4.GLM4Tokenizer(_file(path, glm4.MODEL_FILE)),
+    "glm4": lambda path: glm4.GLM4Tokenizer(_glm4_file(path)),
     "codegeex": lambda path: codegeex.CodeGeeXTokenizer(path),
     "mini": lambda path: mini.MiniTokenizer(_file(path, mini.MODEL_FILE)),
 }
@@ -51,6 +51,7 @@ OFFICIAL_CLASSES = {
     "ChatGLMTokenizer": SEVERAL,
     "ChatGLM4Tokenizer": "glm4",
     "GPT2Tokenizer": SEVERAL,
+    "PreTrainedTokenizerFast": SEVERAL,
 }
 """`tokenizer_class` of the Hugging Face files. Their Chinese class has the fixed ids throughout."""
 
@@ -121,6 +122,8 @@ def _kind_by_files(folder: Path) -> str | None:
         official = chatglm2.official_kind(folder / chatglm2.MODEL_FILE)
         is_third = official == "chatglm2" and _model_config(folder).keys() & CHATGLM3_KEYS
         return "chatglm3" if is_third else official or "mini"
+    if (folder / glm4.JSON_FILE).is_file() and glm4.is_json_file(folder / glm4.JSON_FILE):
+        return "glm4"
     if (folder / chinese.MODEL_FILE).is_file():
         return "chinese"
     if (folder / wordpiece.VOCAB_FILE).is_file():
@@ -131,6 +134,11 @@ def _kind_by_files(folder: Path) -> str | None:
         vocabulary = bpe.read_vocabulary(folder / bpe.VOCAB_FILE)
         return "roberta" if vocabulary.get("<s>") == 0 else "gpt2"
     return None
+
+
+def _glm4_file(path: Path) -> Path:
+    is_json = path.is_dir() and not (path / glm4.MODEL_FILE).is_file()
+    return _file(path, glm4.JSON_FILE if is_json else glm4.MODEL_FILE)
 
 
 def _model_config(folder: Path) -> dict[str, Any]:
