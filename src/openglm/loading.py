@@ -12,6 +12,7 @@ from openglm.checkpoints import load_checkpoint
 from openglm.errors import UnknownTokenizerError, UsageError
 from openglm.home import find_model
 from openglm.language_model import LanguageModel
+from openglm.memory import QUANTIZED_BITS
 from openglm.tokenizers import find_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -30,7 +31,8 @@ def load(
 
     Args:
         name: `mini`, a checkpoint folder (recognised by its content), or a downloaded model.
-        dtype: float32, bfloat16, float16; auto = float32 on a CPU, as stored on a GPU.
+        dtype: float32, bfloat16, float16; auto = float32 on a CPU, as stored on a GPU. int8 and
+            int4 quantize the blocks by the official scheme and compute as auto does.
         device: cpu, cuda, cuda:N; auto = a GPU if there is one.
         tokenizer: folder of the vocabulary, if it is not beside the weights.
         description: what a Megatron folder does not say, like {"num_attention_heads": 64}.
@@ -46,7 +48,9 @@ def load(
     """
     folder = find_model(str(name))
     place = pick_device(device)
-    loaded = load_checkpoint(folder, _dtype(dtype, place), place, description, exact_rotary)
+    bits = QUANTIZED_BITS.get(dtype, 0)
+    kind = _dtype("auto" if bits else dtype, place)
+    loaded = load_checkpoint(folder, kind, place, description, exact_rotary, bits)
     if prefix is not None:
         loaded.model.prefix = load_prefix(Path(prefix), loaded.config)
     found, problem = None, None
@@ -75,13 +79,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def parse_dtype(name: str) -> torch.dtype:
-    """The torch dtype of a name; `UsageError` for one that is unknown or not available yet."""
-    if name in ("int8", "int4"):
-        raise UsageError(
-            f"dtype={name} is not available yet", hint=f"use one of {', '.join(DTYPES)}"
-        )
+    """The torch dtype of a name of a floating-point type; `UsageError` for any other."""
     if name not in DTYPES:
-        raise UsageError(f"unknown dtype {name!r}", hint=f"one of auto, {', '.join(DTYPES)}")
+        known = ", ".join(("auto", *DTYPES, *QUANTIZED_BITS))
+        raise UsageError(f"unknown dtype {name!r}", hint=f"one of {known}")
     return DTYPES[name]
 
 

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import openglm
@@ -149,3 +150,43 @@ def test_quantized_weights_are_not_cut_into_ranks(tmp_path):
         save_checkpoint(
             tmp_path / "out", loaded.config, loaded.model.state_dict(), "megatron", num_ranks=2
         )
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantizing_at_load(bits):
+    """dtype=int4 gives another model than the official code makes of the same weights."""
+    chatglm2 = GOLDENS / "chatglm" / "chatglm2_tiny"
+    model = openglm.load(chatglm2, dtype=f"int{bits}", device="cpu")
+    with np.load(QUANT / "chatglm2_tiny_quant_logits.npz") as file:
+        logits = model.logits(torch.from_numpy(file["ids"]))
+        assert_close(logits, torch.from_numpy(file[f"int{bits}_logits"]), atol=1e-5, rtol=0)
+    official = load_file(QUANT / f"chatglm2_tiny_int{bits}.safetensors")
+    name = "transformer.encoder.layers.0.mlp.dense_4h_to_h.weight"
+    assert torch.equal(model.network.layers[0].mlp.down_proj.weight, official[name])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_glm130b_with_quantized_weights(bits):
+    """Rows of the joined query, key and value weights get other scales than officially.
+
+    The released weights are fp16, and so is the product of integer and scale.
+    """
+    meta = json.loads((GOLDENS / "glm130b" / "meta.json").read_text())
+    folder = GOLDENS / "glm130b" / "sat_tp1"
+    model = openglm.load(folder, dtype="float32", device="cpu", description=meta)
+    for layer in model.network.layers.modules():
+        if isinstance(layer, torch.nn.Linear):
+            values, scale = quantize_rows(layer.weight.data.half(), bits)
+            stored = pack_nibbles(values) if bits == 4 else values
+            layer.weight.data = dequantize_rows(stored, scale, bits, torch.float16).float()
+    with np.load(GOLDENS / "glm130b" / "quantized_model.npz") as file:
+        mask = ~torch.from_numpy(file["attention_mask_true_is_masked"])[:, 0]
+        ids, positions = (torch.from_numpy(file[n]) for n in ("input_ids", "position_ids"))
+        logits = model.logits(ids, positions, mask=mask)
+        assert_close(logits, torch.from_numpy(file[f"logits_int{bits}"]), atol=1e-4, rtol=0)
+
+
+def test_quantized_weights_are_not_quantized_again(tmp_path):
+    """INT4 files asked for in INT8 lose precision twice."""
+    with pytest.raises(CheckpointError, match="quantized to 4 bits and cannot be brought to 8"):
+        openglm.load(quantized_folder(tmp_path, 4), dtype="int8")

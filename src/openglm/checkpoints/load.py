@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from openglm.checkpoints.files import FLOAT_DTYPES, PickleFile, WeightFile, open_weights
 from openglm.checkpoints.layouts import FORMAT_VERSION, CheckpointFiles, detect
 from openglm.checkpoints.maps import FAMILIES, Family, NameMap, Row
+from openglm.checkpoints.maps.table import SCALE
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError, ConfigError, suggest
 from openglm.log import logger
 from openglm.model import Transformer, build
-from openglm.quant.linear import rowwise
-from openglm.quant.rowwise import LARGEST
+from openglm.quant.linear import RowwiseLinear, rowwise
+from openglm.quant.rowwise import LARGEST, pack_nibbles, quantize_rows
 
 LISTED = 8
 """Names shown of a longer list."""
@@ -72,6 +73,7 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     description: dict[str, Any] | None = None,
     exact_rotary: bool = False,
+    bits: int = 0,
 ) -> Loaded:
     """Loads any checkpoint folder known to `openglm.checkpoints.layouts`.
 
@@ -84,6 +86,8 @@ def load_checkpoint(
         description: what a Megatron folder does not say, like {"num_attention_heads": 64}; used
             where there is no description beside it.
         exact_rotary: compute rotary angles in float32, where the released model does not.
+        bits: 8 or 4 quantizes the weights of the blocks by the official row-wise scheme, tensor by
+            tensor; 0 leaves them as stored.
 
     Raises:
         CheckpointError: see `open_weights`, `detect`; or tensors are missing, unexpected, of a
@@ -93,7 +97,7 @@ def load_checkpoint(
         files = detect(folder)
         if files.layout == "megatron" and description:
             files = dataclasses.replace(files, config=description | files.config)
-        return _load(folder, files, dtype, device, exact_rotary)
+        return _load(folder, files, dtype, device, exact_rotary, bits)
 
 
 def _load(
@@ -102,6 +106,7 @@ def _load(
     dtype: torch.dtype | None,
     device: torch.device | str,
     exact_rotary: bool,
+    bits: int,
 ) -> Loaded:
     family, ranks = _open(files)
     shapes = [_joined_shapes(shards) for shards in ranks]
@@ -113,9 +118,15 @@ def _load(
         raise CheckpointError(
             f"num_layers={config.num_layers}, but the weights have {len(shapes[0])} tensors in all"
         )
-    bits = _bits(files, len(ranks))
-    model = rowwise(build(config), bits) if bits else build(config)
-    parameters = dict(model.named_parameters())
+    stored_bits = _bits(files, len(ranks))
+    if stored_bits and bits not in (0, stored_bits):
+        raise CheckpointError(
+            f"the weights are quantized to {stored_bits} bits and cannot be brought to {bits}",
+            hint=f"load them with dtype=int{stored_bits} or auto, or take the fp16 files",
+        )
+    bits = stored_bits or bits
+    model = rowwise(build(config), bits)
+    parameters = dict(rowwise(build(config), stored_bits).named_parameters())  # as in the files
     names = (
         NameMap(tuple(Row(n, (n,)) for n in parameters))
         if family is None
@@ -129,8 +140,7 @@ def _load(
         _warn_if_copies_differ(row, tensors)
         parts = row.read(tensors, [wanted[target] for target in row.targets])
         for name, tensor in zip(row.targets, parts, strict=True):
-            is_integer = tensor.dtype == torch.int8
-            _assign(model, name, tensor.to(device, None if is_integer else dtype or stored))
+            _place(model, name, tensor, dtype or stored, device)
     _warn_if_repetitions_differ(model, rows, ranks)
     about = _about(files)
     return Loaded(
@@ -382,6 +392,23 @@ def _warn_if_repetitions_differ(
             first = model.get_parameter(row.repeats)
             if not torch.equal(holders[0].get(name).to(first.dtype), first.cpu()):
                 logger.warning("%s differs from %s, which it is tied to", name, row.repeats)
+
+
+def _place(
+    model: Transformer, name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device | str
+) -> None:
+    """Puts a tensor of the files into the network, quantized if the network wants integers."""
+    layer = model.get_submodule(name.rpartition(".")[0])
+    if tensor.dtype == torch.int8:
+        _assign(model, name, tensor.to(device))
+    elif isinstance(layer, RowwiseLinear) and name.endswith(".weight"):
+        # ChatGLM-6B, told by its positions, rounds the scale first.
+        half_scale = model.config.position == "rotary_2d"
+        values, scale = quantize_rows(tensor, layer.bits, half_scale)
+        _assign(model, name, (pack_nibbles(values) if layer.bits == 4 else values).to(device))
+        _assign(model, name + SCALE, scale.to(device, dtype))
+    else:
+        _assign(model, name, tensor.to(device, dtype))
 
 
 def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:

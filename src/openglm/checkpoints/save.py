@@ -64,8 +64,7 @@ def save_checkpoint(
         raise UsageError(
             "quantized weights cannot be written as rank files", hint="write them as hf or openglm"
         )
-    network = rowwise(build(config), bits) if bits else build(config)
-    missing = sorted(set(network.state_dict()) ^ set(weights))
+    missing = sorted(set(rowwise(build(config), bits).state_dict()) ^ set(weights))
     if missing:
         raise CheckpointError(f"these weights are missing or unknown: {', '.join(missing[:8])}")
     folder.parent.mkdir(parents=True, exist_ok=True)
