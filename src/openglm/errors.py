@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 LFS_MARK = b"version https://git-lfs"
 """How a Git LFS pointer begins: what people have instead of a file when git-lfs was missing."""
-LFS_HINT = "fetch it with `git lfs pull` or download it again"
 
 
 class OpenGLMError(Exception):
@@ -106,3 +106,14 @@ def suggest(name: str, known: Iterable[str], aliases: Iterable[str] = ()) -> str
     near = difflib.get_close_matches(name, [*names, *aliases], n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return f"{meant}known: {', '.join(names)}"
+
+
+def refuse_pointer(path: Path, error: type[OpenGLMError]) -> None:
+    """Raises `error` if a file is a Git LFS pointer instead of what it is named for."""
+    with path.open("rb") as file:
+        is_pointer = file.read(len(LFS_MARK)) == LFS_MARK
+    if is_pointer:
+        raise error(
+            f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the file itself",
+            hint="fetch it with `git lfs pull` or download it again",
+        )

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from openglm.errors import LFS_HINT, LFS_MARK, CheckpointError
+from openglm.errors import CheckpointError, refuse_pointer
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _GLOBAL = re.compile(r"(?:GLOBAL|Unsupported (?:class|function|operand)) ([\w.]+)")
@@ -155,15 +155,9 @@ def open_weights(path: Path, key: str | None = None) -> WeightFile:
     """
     if not path.is_file():
         raise CheckpointError(f"the weight file {path} is missing", hint="download it again")
-    with path.open("rb") as file:
-        head = file.read(len(LFS_MARK))
-    if head == LFS_MARK:
-        raise CheckpointError(
-            f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the weights",
-            hint=LFS_HINT,
-        )
-    if not head:
+    if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty", hint="download it again")
+    refuse_pointer(path, CheckpointError)
     return SafetensorsFile(path) if path.suffix == ".safetensors" else PickleFile(path, key)
 
 

@@ -32,7 +32,7 @@ def quantize_rows(weight: Tensor, bits: int, half_scale: bool = False) -> tuple[
 
 def pack_nibbles(values: Tensor) -> Tensor:
     """(out, in) int8 from -8 to 7 -> (out, in / 2) int8, even columns in the high nibbles."""
-    high, low = values[:, 0::2], values[:, 1::2]
+    high, low = values[:, 0::2], values[:, 1::2]  # (out, in / 2) each
     return (high << 4) | (low & 15)
 
 
@@ -40,7 +40,7 @@ def unpack_nibbles(packed: Tensor) -> Tensor:
     """The inverse of `pack_nibbles`."""
     high = packed >> 4  # of int8: keeps the sign
     low = (packed << 4) >> 4
-    return torch.stack([high, low], dim=-1).flatten(-2)
+    return torch.stack([high, low], dim=-1).flatten(-2)  # (out, in / 2, 2) -> (out, in)
 
 
 def dequantize_rows(values: Tensor, scale: Tensor, bits: int, dtype: torch.dtype) -> Tensor:

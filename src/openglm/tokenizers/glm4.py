@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
-from openglm.errors import LFS_HINT, LFS_MARK, TokenizerError
+from openglm.errors import TokenizerError, refuse_pointer
 from openglm.tokenizers.base import Tokenizer
 from openglm.tokenizers.bpe import byte_characters
 from openglm.tokenizers.special import layout
@@ -121,12 +121,8 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     """Token -> rank, in the order of ranks 0, 1, 2, ...; every byte must be a token."""
     if not path.is_file():
         raise TokenizerError(f"there is no tokenizer file {path}")
+    refuse_pointer(path, TokenizerError)
     content = path.read_bytes()
-    if content.startswith(LFS_MARK):
-        raise TokenizerError(
-            f"{path} is a Git LFS pointer of {len(content)} bytes, not the file itself",
-            hint=LFS_HINT,
-        )
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(content.splitlines()):
         try:

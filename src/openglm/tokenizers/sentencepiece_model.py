@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from openglm.errors import LFS_HINT, LFS_MARK, TokenizerError
+from openglm.errors import TokenizerError, refuse_pointer
 
 TRAINER_SPEC, NORMALIZER_SPEC = 2, 3
 """Field numbers in sentencepiece_model.proto; the pieces, field 1, come first in the file."""
@@ -23,12 +23,8 @@ def read_model(path: Path, append: bytes = b"") -> Any:
 
     if not path.is_file():
         raise TokenizerError(f"there is no tokenizer file {path}")
+    refuse_pointer(path, TokenizerError)
     content = path.read_bytes()
-    if content.startswith(LFS_MARK):
-        raise TokenizerError(
-            f"{path} is a Git LFS pointer of {len(content)} bytes, not the file itself",
-            hint=LFS_HINT,
-        )
     model = sentencepiece.SentencePieceProcessor()
     try:
         model.LoadFromSerializedProto(content + append)

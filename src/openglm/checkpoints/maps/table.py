@@ -78,12 +78,13 @@ class Row:
             return tensors[0].contiguous()
         if self.group is None:
             return torch.cat(list(tensors), dim=0)
-        grouped = [t.reshape(-1, self.group, *t.shape[1:]) for t in tensors]
-        return torch.stack(grouped, dim=1).flatten(0, 2)
+        grouped = [t.reshape(-1, self.group, *t.shape[1:]) for t in tensors]  # (heads, group, ...)
+        return torch.stack(grouped, dim=1).flatten(0, 2)  # (heads, targets, group, ...), joined
 
     def _unstack(self, tensor: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         if len(sizes) == 1 or self.group is None:
             return list(torch.split(tensor, list(sizes)))
+        # (heads, targets, group, ...)
         grouped = tensor.reshape(-1, len(sizes), self.group, *tensor.shape[1:])
         return [part.flatten(0, 1) for part in grouped.unbind(1)]
 
