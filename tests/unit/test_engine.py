@@ -94,17 +94,17 @@ def test_later_blanks_see_earlier_ones(model):
 
 def test_filled_text_puts_the_blanks_into_their_places(scripted, mini):
     """The text that comes back has its blanks in wrong places or words glued together."""
-    word = mini.encode("fox")
+    word = mini.encode(" fox")
     filled = scripted(word).fill("the [MASK] sat on [sMASK], and [gMASK]")
     assert filled.text == "the fox sat on fox, and fox"
-    assert [blank.text for blank in filled.blanks] == ["fox"] * 3
+    assert [blank.text for blank in filled.blanks] == [" fox"] * 3
     assert {blank.finish_reason for blank in filled.blanks} == {"stop"}
 
 
 def test_an_empty_blank(scripted):
     """A blank that the model leaves empty crashes, or has a made-up probability."""
     filled = scripted([]).fill("the [MASK] sat")
-    assert filled.text == "the  sat"
+    assert filled.text == "the sat"
     assert filled.blanks[0].token_ids == []
     assert math.isnan(filled.blanks[0].log_probability)
 
@@ -137,7 +137,7 @@ def test_min_tokens_keeps_a_blank_open(scripted, mini):
 
 def test_beams_find_a_likelier_text_than_greedy(mini):
     """Beam search gives text that is no better, or reports probabilities of another text."""
-    network = random_model(tiny_config(vocab_size=ROWS, max_position_embeddings=64))
+    network = random_model(tiny_config(vocab_size=ROWS, max_position_embeddings=64), seed=1)
     network.final_norm.weight.mul_(0.3)  # a flat distribution, where greedy is short-sighted
     network.final_norm.bias.mul_(0.3)
     model = LanguageModel(network, mini, "flat")

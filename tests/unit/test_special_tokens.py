@@ -121,7 +121,7 @@ def test_padding_is_the_end_mark_in_every_kind_of_glm() -> None:
         ("gpt2", {"[MASK]", "[gMASK]", "[sMASK]"}),
         ("chinese", {"[MASK]", "[gMASK]", "[sMASK]"}),
         ("chinese-unfixed", {"[MASK]", "[gMASK]", "[sMASK]"}),
-        ("mini", set()),
+        ("mini", {"[MASK]", "[gMASK]", "[sMASK]"}),
     ],
 )
 def test_which_blanks_swallow_the_space_before_them(kind: str, stripping: set[str]) -> None:

@@ -212,10 +212,16 @@ def test_blanks_eat_the_white_space_on_their_left_only(
     ]
 
 
-def test_the_mini_blank_keeps_the_space_before_it(mini: MiniTokenizer) -> None:
-    """Text around a filled blank would lose its spaces."""
+def test_the_mini_blank_takes_the_space_before_it(mini: MiniTokenizer) -> None:
+    """Words carry their space: a lone one before a blank is what training never has."""
     ids = mini.encode("the [MASK] sea", special=True)
-    assert ids == [*mini.encode("the "), mini.special.mask_id, *mini.encode(" sea")]
+    assert ids == [*mini.encode("the"), mini.special.mask_id, *mini.encode(" sea")]
+
+
+def test_the_mini_blank_leaves_the_line_break_before_it(mini: MiniTokenizer) -> None:
+    """A poem's next line would be written behind the last one."""
+    ids = mini.encode("the\n[sMASK]", special=True)
+    assert ids == [*mini.encode("the\n"), mini.special.smask_id]
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n", " \t\n\u3000"])

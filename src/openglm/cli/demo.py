@@ -32,33 +32,35 @@ FILL_SCENES = (
         say("Short blanks  [MASK]", "短语填空  [MASK]"),
         (
             "床前明月光，疑是[MASK]。举头望明月，低头[MASK]。",
-            "I don't know [MASK] to do.",
-            "The old man sat down by the [MASK] and told the children a story.",
-            "白日依山尽，[MASK]入海流。",
+            "海内存知己，天涯[MASK]。",
+            "Tom is a very good [MASK].",
+            "He opened the [MASK] and went out.",
+            "今天天气很[MASK]。",
         ),
     ),
     Scene(
         say("Sentence blanks  [sMASK]", "句子填空  [sMASK]"),
         (
             "春眠不觉晓，处处闻啼鸟。\n[sMASK]",
-            "“Where are you going?” said the fox. [sMASK] The rabbit ran away.",
+            "English: Where do you live?\n中文：[sMASK]",
         ),
     ),
     Scene(
         say("Short translations  [gMASK]", "短句翻译  [gMASK]"),
         (
-            "English: I love you.\n中文：[gMASK]",
-            "English: It's raining.\n中文：[gMASK]",
-            "中文：我想喝水。\nEnglish:[gMASK]",
+            "English: I don't know what to do.\n中文：[gMASK]",
+            "English: I have two cats.\n中文：[gMASK]",
+            "中文：你要去哪儿？\nEnglish: [gMASK]",
+            "中文：今天很热。\nEnglish: [gMASK]",
         ),
     ),
 )
 GENERATE_TITLE = say("Long generation", "长文续写")
 YOUR_TURN = say(
-    'Your turn:  glm fill "The [MASK] is shining."   glm generate "Once upon a time"',
-    '轮到你了：glm fill "明月几时有，[MASK]问青天。"   glm generate "从前"',
+    'Your turn:  glm fill "Tom and Mary are [MASK]."   glm generate "Once upon a time"',
+    '轮到你了：glm fill "我喜欢[MASK]。"   glm generate "两个黄鹂鸣翠柳，"',
 )
-PROMPTS = ("故人西辞黄鹤楼，", "Once upon a time there was a king who")
+PROMPTS = ("故人西辞黄鹤楼，", "明月几时有，", "Once upon a time there was a king who")
 
 
 def register(app: typer.Typer) -> None:

@@ -95,7 +95,9 @@ def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
     found = [match.group() for match in re.finditer(pattern, spelled)]
     strips = {mask.text for mask in masks if mask.lstrip}
     fragments = [
-        fragment.rstrip() if index < len(found) and found[index] in strips else fragment
+        fragment.rstrip(tokenizer.stripped)
+        if index < len(found) and found[index] in strips
+        else fragment
         for index, fragment in enumerate(fragments)
     ]
     ids = tokenizer.encode_with(spelled, known)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from openglm.errors import TokenizerError
-from openglm.tokenizers.special import SpecialTokens
+from openglm.tokenizers.special import CommandToken, SpecialTokens
 
 
 class Tokenizer(ABC):
@@ -25,6 +25,8 @@ class Tokenizer(ABC):
     num_text_tokens: int
     drops_blank_text = True
     """A text of white space alone gives no ids, as in the official code."""
+    stripped: str | None = None
+    """What an `lstrip` token swallows on its left; None = all white space, as officially."""
     special_prefix = ""
     """What stands in front of a command token that is written out."""
 
@@ -86,7 +88,7 @@ class Tokenizer(ABC):
                 piece
                 for fragment in fragments
                 for piece in (
-                    _split(fragment, token.text, token.id, token.lstrip)
+                    _split(fragment, token, self.stripped)
                     if isinstance(fragment, str)
                     else [fragment]
                 )
@@ -134,15 +136,15 @@ class Tokenizer(ABC):
         return self.encode_text(text)
 
 
-def _split(text: str, token: str, token_id: int, lstrip: bool) -> list[str | int]:
-    parts = text.split(token)
+def _split(text: str, token: CommandToken, stripped: str | None) -> list[str | int]:
+    parts = text.split(token.text)
     out: list[str | int] = []
     for index, part in enumerate(parts):
         is_last = index == len(parts) - 1
-        if lstrip and not is_last:
-            part = part.rstrip()
+        if token.lstrip and not is_last:
+            part = part.rstrip(stripped)
         if part:
             out.append(part)
         if not is_last:
-            out.append(token_id)
+            out.append(token.id)
     return out

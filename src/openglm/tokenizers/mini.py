@@ -36,6 +36,8 @@ class MiniTokenizer(Tokenizer):
 
     kind = "mini"
     drops_blank_text = False
+    stripped = " "
+    """Pieces of English carry the space in front of them, so a blank does too; lines stay lines."""
 
     def __init__(self, path: Path) -> None:
         from openglm.tokenizers.sentencepiece_model import read_model
