@@ -92,6 +92,10 @@ class LanguageModel:
         if tokenizer is not None:
             self._take_ids(tokenizer)
 
+    def __repr__(self) -> str:
+        count = f"{self.config.num_parameters / 1e6:,.1f} M parameters"
+        return f"LanguageModel({self.name!r}, {count})"
+
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; `TokenizerError` for a checkpoint folder without one."""
@@ -100,7 +104,7 @@ class LanguageModel:
         if self._tokenizer is None:
             raise TokenizerError(
                 f"{self.name} has no tokenizer files, so text cannot be read or written",
-                hint="put its vocabulary files beside the weights, or load with tokenizer=FOLDER",
+                hint="put its vocabulary beside the weights, or give tokenizer=FOLDER",
             )
         return self._tokenizer
 
@@ -215,8 +219,8 @@ class LanguageModel:
                 f"{self.name} cannot score answers yet",
                 hint="GLM's own models can; model.logits gives what a score needs",
             )
-        if not choices:
-            raise RequestError("there are no choices to score")
+        if isinstance(choices, str) or not choices:
+            raise RequestError(f"choices={choices!r} must be a list of one text or more")
         ids = [self.tokenizer.encode(choice) for choice in choices]
         if unidirectional:
             text = self.tokenizer.encode(context)

@@ -73,7 +73,7 @@ def pick_device(name: str) -> torch.device:
         raise UsageError(f"device={name} is not supported", hint="cpu, cuda, cuda:0 ...")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"device={name}, but torch sees {torch.cuda.device_count()} GPUs", hint="use device=cpu"
+            f"device={name}, but torch sees {torch.cuda.device_count()} GPUs", hint="use cpu"
         )
     return device
 

@@ -52,9 +52,9 @@ def presets() -> dict[str, Preset]:
 
 
 def find_preset(name: str) -> str | None:
-    """The key of the preset with this name or alias, if there is one."""
+    """The key of the preset with this name or alias, in any case of letters, if there is one."""
     for key, value in presets().items():
-        if name == key or name in value.aliases:
+        if name.lower() in (known.lower() for known in (key, *value.aliases)):
             return key
     return None
 

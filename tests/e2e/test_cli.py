@@ -172,3 +172,40 @@ def test_help_is_chinese_in_a_chinese_locale() -> None:
         [sys.executable, "-c", code, "--help"], env=environment, capture_output=True, check=True
     )
     assert "续写文本" in shown.stdout.decode()
+
+
+def test_an_empty_text_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty pipe makes the model invent a story, and a script goes on with it."""
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    for text in ("", "  ", "-"):
+        assert _run(["generate", text], False) == 2
+        assert "the text is empty" in capsys.readouterr().err
+
+
+def test_a_usage_error_points_at_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    """The hint leads to a page without the option that was meant."""
+    assert _run(["fill", "--foo", "x"], False) == 2
+    assert "glm fill --help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [([], "Commands"), (["-h"], "Commands"), (["--version"], "openglm 0.")],
+)
+def test_first_commands_of_a_newcomer(arguments: list[str], shown: str) -> None:
+    """`glm` alone, `-h` or `--version` end in an error."""
+    import os
+    import subprocess
+    import sys
+
+    code = "from openglm.cli.main import main; main()"
+    environment = {**os.environ, "LC_ALL": "C", "LANGUAGE": "", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert shown.encode() in done.stdout

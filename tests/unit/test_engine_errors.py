@@ -95,7 +95,7 @@ def test_score_needs_one_blank_and_choices(model):
         model.score("[MASK] and [MASK]", ["the"])
     with pytest.raises(RequestError, match="no blank"):
         model.score("the cat", ["the"])
-    with pytest.raises(RequestError, match="no choices"):
+    with pytest.raises(RequestError, match="must be a list of one text or more"):
         model.score("the [MASK]", [])
     with pytest.raises(RequestError, match=r"51 tokens.*at most 40"):
         model.score("the [MASK]", ["the", "z" * 50])
@@ -193,3 +193,13 @@ def test_a_network_of_more_positions_than_given_ids_ends_in_an_error(model):
     """Positions beyond the table give an IndexError when they were not given."""
     with pytest.raises(RequestError, match="position_ids has values from 0 to 41"):
         model.logits(torch.ones(1, 42, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("prompt", [None, ["a [MASK]"], 3, b"a [MASK]"])
+def test_a_prompt_is_a_text(prompt, model):
+    """A list of texts gives an AttributeError."""
+    for call in (model.fill, model.generate):
+        with pytest.raises(RequestError, match="not a text"):
+            call(prompt)
+    with pytest.raises(RequestError, match="must be a list of one text or more"):
+        model.score("a [MASK]", "blue")

@@ -57,10 +57,10 @@ FILL_SCENES = (
 )
 GENERATE_TITLE = say("Long generation", "长文续写")
 YOUR_TURN = say(
-    'Your turn:  glm fill "Tom and Mary are [MASK]."   glm generate "Once upon a time"',
-    '轮到你了：glm fill "我喜欢[MASK]。"   glm generate "两个黄鹂鸣翠柳，"',
+    'Your turn:\n  glm fill "Tom and Mary are [MASK]."\n  glm generate "Once upon a time"',
+    '轮到你了：\n  glm fill "我喜欢[MASK]。"\n  glm generate "两个黄鹂鸣翠柳，"',
 )
-PROMPTS = ("故人西辞黄鹤楼，", "明月几时有，", "Once upon a time there was a king who")
+PROMPTS = ("空山新雨后，", "少小离家老大回，", "Once upon a time there was a king who")
 
 
 def register(app: typer.Typer) -> None:

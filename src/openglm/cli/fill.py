@@ -58,7 +58,9 @@ def fill(
         return
     shown = highlighted(filled.fragments, [blank.text for blank in filled.blanks])
     console.print(shown, soft_wrap=True)
-    console.print(Text(f"{tokens} tokens, {tokens / seconds:.0f} tokens/s", style="dim"))
+    console.print(
+        Text(f"{tokens} token{'s' * (tokens != 1)}, {tokens / seconds:.0f} tokens/s", style="dim")
+    )
 
 
 def highlighted(fragments: list[str], blanks: list[str]) -> Text:

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from openglm.config import ModelConfig
 
 DTYPES = ("float32", "bfloat16", "int8", "int4")
+MINI = {
+    "title": "mini",
+    "source": "trained by this project, recipes/mini; docs/models/mini.md",
+    "licence": "CC BY-SA 4.0",
+    "tokenizer": "mini",
+    "objective": "token + sentence + document",
+}
+"""What presets say of the others, of the built-in model."""
 CONTEXT_SHARES = (16, 4, 1)
 """The table shows contexts of a 16th and a quarter of the positions, and of all."""
 
@@ -99,7 +107,8 @@ def _find(name: str) -> tuple[ModelConfig, dict[str, Any]]:
     from openglm.checkpoints import describe_checkpoint
 
     config, layout, about = describe_checkpoint(find_model(name))
-    return config, {"layout": layout, **about}
+    own = MINI if name == EMBEDDED else {}
+    return config, {"layout": layout, **own, **about}
 
 
 def _origin(preset: Any) -> dict[str, Any]:

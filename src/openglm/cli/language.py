@@ -6,8 +6,8 @@ import os
 
 
 def is_chinese() -> bool:
-    """Whether the user's locale is Chinese (LC_ALL, LC_MESSAGES, LANG, as in gettext)."""
-    for variable in ("LC_ALL", "LC_MESSAGES", "LANG"):
+    """Whether the user's language is Chinese (LANGUAGE, LC_ALL, LC_MESSAGES, LANG)."""
+    for variable in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):
         value = os.environ.get(variable)
         if value:
             return value.lower().startswith("zh")

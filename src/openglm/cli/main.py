@@ -34,6 +34,7 @@ app = typer.Typer(
         "openglm：运行和训练 GLM 系列模型。MODEL 默认为 `mini`。",
     ),
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -58,7 +59,12 @@ def version() -> None:
 
 def main() -> None:
     """Runs the command line and exits."""
-    arguments = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that lacks a character shows its code
+            stream.reconfigure(errors="backslashreplace")
+    arguments = sys.argv[1:] or ["--help"]
+    if arguments == ["--version"]:
+        arguments = ["version"]
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     debug = "--debug" in own
     if debug:
@@ -86,7 +92,9 @@ def _run(arguments: list[str], debug: bool) -> int:
         return _fail(error, str(error), "", 1, debug)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error found by the option parser
-            return _fail(error, error.format_message(), "glm --help", 2, debug)
+            verbs = {command.name for command in app.registered_commands}
+            verb = f"{arguments[0]} " if arguments and arguments[0] in verbs else ""
+            return _fail(error, error.format_message(), f"glm {verb}--help", 2, debug)
         return _fail(
             error,
             f"{type(error).__name__}: {error}",

@@ -18,12 +18,15 @@ def _option(kind: type, english: str, chinese: str) -> Any:
     return Annotated[kind | None, typer.Option(help=say(english, chinese))]
 
 
+DTYPE_HELP = "auto, float32, bfloat16, float16, int8, int4."
 Json = Annotated[bool, typer.Option("--json", help=say("Machine-readable output.", "输出 JSON。"))]
 Dtype = Annotated[
     str,
-    typer.Option(help=say("auto, float32, bfloat16 or float16.", "数值类型：auto、float32 等。")),
+    typer.Option(help=say(DTYPE_HELP, "数值类型：" + DTYPE_HELP)),
 ]
-Device = Annotated[str, typer.Option(help=say("auto, cpu, cuda, cuda:N.", "设备。"))]
+Device = Annotated[
+    str, typer.Option(help=say("auto, cpu, cuda, cuda:N.", "设备：auto、cpu、cuda、cuda:N。"))
+]
 TokenizerFolder = Annotated[
     str | None,
     typer.Option(
@@ -33,8 +36,8 @@ TokenizerFolder = Annotated[
 ]
 SAMPLING: dict[str, Any] = {
     "temperature": _option(float, "0 = greedy.", "采样温度，0 为贪心。"),
-    "top_k": _option(int, "Keep the k best; 0 = all.", "只保留前 k 个。"),
-    "top_p": _option(float, "Nucleus probability; 1 = all.", "核采样概率。"),
+    "top_k": _option(int, "Keep the k best; 0 = all.", "只保留前 k 个，0 为全部。"),
+    "top_p": _option(float, "Nucleus probability; 1 = all.", "核采样概率，1 为全部。"),
     "repetition_penalty": _option(float, "Above 1 discourages repeats.", "重复惩罚，1 为关闭。"),
     "no_repeat_ngram_size": _option(
         int, "Never repeat an n-gram; 0 = off.", "禁止重复的 n 元组长度。"
@@ -75,9 +78,11 @@ def model_and_text(words: list[str]) -> tuple[str, str]:
             hint="put the text in quotes",
         )
     model, text = ("mini", *words) if len(words) == 1 else words
-    if text != "-":
-        return model, text
-    try:
-        return model, sys.stdin.read().rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"standard input is not UTF-8: {error}") from error
+    if text == "-":
+        try:
+            text = sys.stdin.read().rstrip("\n")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"standard input is not UTF-8: {error}") from error
+    if not text.strip():
+        raise UsageError("the text is empty", hint="write something to continue or to fill")
+    return model, text

@@ -58,6 +58,12 @@ class Prompt:
     long_id: int | None = None
 
 
+def check_text(text: object) -> None:
+    """Raises `RequestError` for anything but text; a list of texts is a loop of calls."""
+    if not isinstance(text, str):
+        raise RequestError(f"the prompt is {text!r}, not a text")
+
+
 def is_causal(tokenizer: Tokenizer) -> bool:
     """Whether this tokenizer belongs to a model without blanks."""
     return tokenizer.kind in LEFT_TO_RIGHT
@@ -74,6 +80,7 @@ def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
     Raises:
         RequestError: no blank in it, or one that this model was not trained with.
     """
+    check_text(text)
     special = tokenizer.special
     if is_causal(tokenizer):
         raise RequestError("this model has no blanks to fill", hint="use generate or chat")
@@ -113,6 +120,7 @@ def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
 
 def continuation_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
     """The prompt that continues `text`; blanks in it stay text."""
+    check_text(text)
     special = tokenizer.special
     ids = tokenizer.encode(text)
     if is_causal(tokenizer):
