@@ -97,6 +97,15 @@ def test_rank_files(name, num_ranks, tmp_path):
     assert_round_trip(NETWORKS[name], tmp_path / "model", "megatron", num_ranks, roles)
 
 
+def test_sat_is_a_name_for_the_rank_files_of_glm130b(tmp_path):
+    """The name that GLM-130B's users know is unknown, or given to files of other models."""
+    roles = ("mask", "gmask", "sop", "eop", "eos")
+    assert_round_trip(NETWORKS["glm130b"], tmp_path / "sat", "sat", 2, roles)
+    config = NETWORKS["codegeex"]
+    with pytest.raises(CheckpointError, match="no official sat files can hold this network"):
+        save_checkpoint(tmp_path / "no", config, random_model(config).state_dict(), "sat")
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_parameter_count(name):
     """`glm info` and memory plans would show wrong numbers."""

@@ -1,4 +1,4 @@
-"""Writing checkpoints: openglm, hf and megatron folders, each exactly invertible."""
+"""Writing checkpoints: openglm, hf, megatron and sat folders, each exactly invertible."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,9 @@ def save_checkpoint(
         folder: must not exist yet.
         config: the architecture.
         weights: every parameter of the network by our name.
-        layout: openglm, hf or megatron.
+        layout: openglm, hf, megatron or sat.
         tokenizer: its files go along.
-        num_ranks: tensor-parallel degree, megatron only.
+        num_ranks: tensor-parallel degree, megatron and sat only.
         about: free metadata kept in an openglm folder.
         token_ids: ids of command tokens by role, for descriptions that hold them.
 
@@ -60,7 +61,7 @@ def save_checkpoint(
         raise CheckpointError(f"{folder} exists already", hint="name a new folder")
     _check_degree(config, layout, num_ranks)
     bits = stored_bits(config, weights)
-    if bits and layout == "megatron":
+    if bits and layout in RANK_LAYOUTS:
         raise UsageError(
             "quantized weights cannot be written as rank files", hint="write them as hf or openglm"
         )
@@ -117,15 +118,16 @@ def _write_hf(
     _write_shards(folder, _foreign(family, config, weights, 0, 1))
 
 
-def _write_megatron(
+def _write_ranks(
     folder: Path,
     config: ModelConfig,
     weights: dict[str, Tensor],
     num_ranks: int,
     about: dict[str, Any],
     token_ids: dict[str, int],
+    layout: str,
 ) -> None:
-    family = _family(config, layout="megatron")
+    family = _family(config, layout)
     # The description makes the head count and the GELU variant part of the checkpoint.
     description = family.to_json(config) | family.token_json(token_ids)
     _write_json(folder / family.description_file, description)
@@ -144,8 +146,10 @@ def _write_megatron(
 WRITERS: dict[str, Callable[..., None]] = {
     "openglm": _write_openglm,
     "hf": _write_hf,
-    "megatron": _write_megatron,
+    "megatron": partial(_write_ranks, layout="megatron"),
+    "sat": partial(_write_ranks, layout="sat"),
 }
+RANK_LAYOUTS = ("megatron", "sat")
 
 
 def stored_bits(config: ModelConfig, weights: dict[str, Tensor]) -> int:
@@ -170,7 +174,7 @@ def _family(config: ModelConfig, layout: str, bits: int = 0) -> Family:
             back = family.from_json and family.from_json(family.to_json(config))
             found = back == config
         else:
-            found = family.marker is not None
+            found = layout in family.rank_layouts
         if found:
             return family
     raise CheckpointError(
@@ -227,10 +231,10 @@ def _make_readable(folder: Path) -> None:
 
 
 def _check_degree(config: ModelConfig, layout: str, num_ranks: int) -> None:
-    if num_ranks < 1 or (num_ranks > 1 and layout != "megatron"):
+    if num_ranks < 1 or (num_ranks > 1 and layout not in RANK_LAYOUTS):
         raise UsageError(
             f"{num_ranks} tensor-parallel ranks cannot be written as {layout}",
-            hint="only megatron folders are split; the others hold the whole model",
+            hint="only megatron and sat folders are split; the others hold the whole model",
         )
     cut = ["num_attention_heads", "vocab_size", "intermediate_size"]
     for name in [*cut, "max_position_embeddings"] if config.top_query else cut:

@@ -22,9 +22,9 @@ def register(app: typer.Typer) -> None:
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC")],
     target: Annotated[Path, typer.Argument(metavar="DST", help=say("New folder.", "新文件夹。"))],
-    to: Annotated[str, typer.Option(help="openglm, hf, megatron")],
+    to: Annotated[str, typer.Option(help="openglm, hf, megatron, sat")],
     tp: Annotated[
-        int, typer.Option(help=say("Tensor-parallel ranks (megatron).", "张量并行份数。"))
+        int, typer.Option(help=say("Tensor-parallel ranks (megatron, sat).", "张量并行份数。"))
     ] = 1,
     dtype: Annotated[
         str, typer.Option(help=say("auto keeps the stored one.", "auto 为保持原类型。"))

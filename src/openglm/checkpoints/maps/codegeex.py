@@ -141,6 +141,7 @@ def _fits(config: ModelConfig) -> bool:
 FAMILY = Family(
     name="CodeGeeX",
     rows=rows,
+    rank_layouts=("megatron",),
     marker=_QUERIES,
     fits=_fits,
     canonical=canonical,

@@ -37,6 +37,7 @@ class Family:
         from_json: `config.json` -> architecture.
         to_json: architecture -> `config.json`, or the description beside rank files.
         description_file: name of that description.
+        rank_layouts: names under which rank files of this family are written, () = never.
         has_quantized_files: whether there are official INT8 or INT4 files.
         nest: tensors by canonical name -> the dictionary of a rank file.
         from_shapes: shapes on rank 0, number of ranks, description beside the files ({} if there
@@ -50,6 +51,7 @@ class Family:
     fits: Callable[[ModelConfig], bool]
     to_json: Callable[[ModelConfig], Json]
     description_file: str = "config.json"
+    rank_layouts: tuple[str, ...] = ()
     has_quantized_files: bool = False
     nest: Callable[[dict[str, Tensor]], dict[str, Any]] = _same
     marker: str | None = None

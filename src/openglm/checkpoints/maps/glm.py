@@ -183,6 +183,7 @@ def _canonical(name: str) -> str:
 FAMILY = Family(
     name="GLM",
     rows=rows,
+    rank_layouts=("megatron",),
     marker="transformer.position_embeddings.weight",
     fits=_fits,
     canonical=_canonical,

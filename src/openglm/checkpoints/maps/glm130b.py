@@ -118,6 +118,7 @@ def _fits(config: ModelConfig) -> bool:
 FAMILY = Family(
     name="GLM-130B",
     rows=rows,
+    rank_layouts=("sat", "megatron"),
     marker="transformer.word_embeddings.weight",
     fits=_fits,
     to_json=config_to_json,
