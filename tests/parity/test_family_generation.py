@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import openglm
 from openglm.engine.fill import Filler
 from openglm.engine.prompt import Prompt, causal_prompt
-from openglm.engine.sampling import SamplingParams
+from openglm.engine.sampling import Sampler, SamplingParams
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 CAUSAL = ["chatglm2_tiny", "chatglm3_32k_tiny", "glm4_9b_hf_tiny", "glm4_0414_hf_tiny"]
@@ -124,3 +125,21 @@ def test_blanks_of_glm130b_are_filled_one_after_the_other():
     steps = list(filler.run())
     assert read == [grown]
     assert [step.token for step in steps if step.blank == 0][:-1] == written
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("filt_topk5_keep", {"top_k": 5}),
+        ("filt_topp09_keep", {"top_p": 0.9}),
+        ("filt_topk20_topp08_keep", {"top_k": 20, "top_p": 0.8}),
+    ],
+)
+def test_filters_of_codegeex(name, options):
+    """Sampling keeps a token too many or too few, so published settings mean something else."""
+    recorded = np.load(GOLDENS / "codegeex" / "golden.npz")
+    params = SamplingParams(temperature=1.0, seed=0, **options)
+    for logits, keep in zip(recorded["logits"][0], recorded[name], strict=True):
+        sampler = Sampler(params, [])
+        probabilities = sampler.probabilities(torch.from_numpy(logits))
+        assert (probabilities > 0).numpy().tolist() == keep.tolist()

@@ -131,9 +131,14 @@ class Sampler:
         return token, float(log_probabilities[token])
 
     def _draw(self, scores: Tensor) -> int:
-        params = self.params
-        if params.temperature == 0:
+        if self.params.temperature == 0:
             return int(scores.argmax())
+        probabilities = self.probabilities(scores)
+        return int(torch.multinomial(probabilities, 1, generator=self.generator))
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """(V,) float32 what is drawn from, not normalised: temperature, then top-k, then top-p."""
+        params = self.params
         # Differences to the best score cannot overflow, whatever the temperature.
         scores = ((scores - scores.max()).double() / params.temperature).float()
         if params.top_k:
@@ -145,7 +150,7 @@ class Sampler:
             # The first token that crosses the threshold is kept.
             dropped = ordered.cumsum(0) - ordered >= params.top_p
             probabilities[order[dropped]] = 0
-        return int(torch.multinomial(probabilities, 1, generator=self.generator))
+        return probabilities
 
 
 def banned_ngrams(tokens: Sequence[int], size: int) -> list[int]:
