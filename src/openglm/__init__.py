@@ -2,7 +2,7 @@
 
     import openglm
     model = openglm.load("mini")
-    print(model.fill("The capital of France is [MASK].").text)
+    print(model.fill("Tom is a very good [MASK].").text)
 
 Importing this module does not import torch; `load` does.
 """

@@ -26,6 +26,17 @@ def hf(tmp_path):
     return tmp_path / "model"
 
 
+def changed_copy(name: str, tmp_path: Path, **changes: object) -> Path:
+    """A recorded checkpoint with another `config.json`."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    source = GOLDENS / name
+    (folder / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
+    config = json.loads((source / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
 def with_header(folder: Path, header: object, data: bytes = b"\0" * 64, length: int | None = None):
     """Replaces the weights by a safetensors file with this header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
@@ -113,13 +124,8 @@ def test_a_zip_inside_a_pickle_is_not_followed(tmp_path):
 def test_code_beside_the_weights_is_ignored(name, tmp_path):
     """`auto_map` makes the loader import Python files of the folder, as trust_remote_code does."""
     mark = tmp_path / "owned"
-    folder = tmp_path / "model"
-    folder.mkdir()
-    source = GOLDENS / name
-    (folder / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
-    config = json.loads((source / "config.json").read_text())
-    config["auto_map"] = {"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}
-    (folder / "config.json").write_text(json.dumps(config))
+    code = {"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}
+    folder = changed_copy(name, tmp_path, auto_map=code)
     (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w')")
     (folder / "tokenizer_config.json").write_text(
         json.dumps(
@@ -145,12 +151,7 @@ SIZES = {
 @pytest.mark.parametrize("value", [0, -1, 10**9, 2**70, 1.5, "4", None, [4], True, float("nan")])
 def test_sizes_that_cannot_be(name, key, value, tmp_path):
     """A description makes the loader allocate terabytes, loop for ever, or divide by zero."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    source = GOLDENS / name
-    (folder / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
-    config = json.loads((source / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+    folder = changed_copy(name, tmp_path, **{key: value})
     with pytest.raises(OpenGLMError):
         load_checkpoint(folder)
 
@@ -181,12 +182,7 @@ def test_sizes_that_cannot_be(name, key, value, tmp_path):
 )
 def test_values_of_a_wrong_kind(name, key, value, tmp_path):
     """A traceback, or another network than the description says."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    source = GOLDENS / name
-    (folder / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
-    config = json.loads((source / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+    folder = changed_copy(name, tmp_path, **{key: value})
     with pytest.raises(CheckpointError):
         load_checkpoint(folder)
 

@@ -108,7 +108,6 @@ def beam_search(
     no_repeat_ngram_size: int = 0,
     min_tokens: int = 0,
     banned_ids: Collection[int] = (),
-    counts_on: bool = False,
 ) -> list[Hypothesis]:
     """The best hypothesis for one blank in each row of the decoder's batch.
 
@@ -123,15 +122,13 @@ def beam_search(
         no_repeat_ngram_size: ban repeated n-grams within a beam; 0 = off.
         min_tokens: ban end tokens before this length.
         banned_ids: tokens that are never produced.
-        counts_on: positions go on from the blank's, instead of staying at it.
     """
     rows = [_Row(num_beams, length_penalty) for _ in mask_positions]
     decoder.cache.expand(num_beams)
     positions = torch.tensor(mask_positions).repeat_interleave(num_beams)[:, None]  # (B*K, 1)
     last = torch.full_like(positions, sop_id)
     for length in range(max_tokens):
-        blocks = torch.full_like(positions, length + 1)
-        logits = decoder.feed(last, positions + blocks * counts_on, blocks)[:, -1]
+        logits = decoder.feed(last, positions, torch.full_like(positions, length + 1))[:, -1]
         step = torch.log_softmax(logits, dim=-1).cpu()  # (B*K, V)
         blocked = {*banned_ids, *(end_ids if length < min_tokens else ())}
         step[:, sorted(blocked)] = -torch.inf

@@ -10,7 +10,7 @@ at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -99,13 +99,14 @@ class Filler:
 
     def run(self) -> Iterator[Step]:
         """Yields the tokens of all blanks: left to right, in style "refeed" long blanks last."""
-        fill = self._sample if self.params.num_beams == 1 else self._beam
         if self.prompt.style == "refeed":
-            yield from self._passes(fill)
+            yield from self._passes()
             return
-        counts_on = self.prompt.style == "causal"
         for index, position in enumerate(self.prompt.mask_positions):
-            yield from fill(index, position, counts_on)
+            if self.params.num_beams > 1:
+                yield from self._beam(index, position)
+            else:
+                yield from self._sample(index, position, self.prompt.style == "causal")
 
     def _read(self, context_ids: list[int]) -> Decoder:
         """A decoder that has read the context, with room for what follows."""
@@ -114,7 +115,7 @@ class Filler:
         context = torch.tensor([context_ids], dtype=torch.int64)
         return Decoder(self.model, context, capacity, self.prompt.style == "causal")
 
-    def _passes(self, fill: Callable[[int, int, bool], Iterator[Step]]) -> Iterator[Step]:
+    def _passes(self) -> Iterator[Step]:
         """One pass per blank; each reads the text with the earlier ones filled in (GLM-130B).
 
         Positions behind a long blank count on in a model that has no block positions.
@@ -129,7 +130,7 @@ class Filler:
             is_long = ids[place] == self.prompt.long_id
             counts_on = is_long and self.model.config.position == "rotary"
             written = []
-            for step in fill(blank, len(ids) - 1 if counts_on else place, counts_on):
+            for step in self._sample(blank, len(ids) - 1 if counts_on else place, counts_on):
                 if step.token is not None:
                     written.append(step.token)
                 yield step
@@ -154,7 +155,7 @@ class Filler:
             self.decoder.feed_blank([last], position, len(blank) + 1, counts_on)
         yield Step(index, None, 0.0, "length")
 
-    def _beam(self, index: int, position: int, counts_on: bool) -> Iterator[Step]:
+    def _beam(self, index: int, position: int) -> Iterator[Step]:
         params = self.params
         before = self.decoder.cache
         self.decoder.cache = before.copy()
@@ -169,11 +170,10 @@ class Filler:
             no_repeat_ngram_size=params.no_repeat_ngram_size,
             min_tokens=params.min_tokens,
             banned_ids=self.banned,
-            counts_on=counts_on,
         )[0]
         self.decoder.cache = before
         tokens = [self.prompt.first_id, *best.tokens]
-        logits = self.decoder.feed_blank(tokens, position, 1, counts_on)
+        logits = self.decoder.feed_blank(tokens, position, 1)
         log_probabilities = torch.log_softmax(logits, dim=-1)
         for place, token in enumerate(best.tokens):
             yield Step(index, token, float(log_probabilities[place, token]))

@@ -15,6 +15,8 @@ Shape letters: docs/architecture.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -30,14 +32,16 @@ from openglm.nn.rotary import Rotation
 
 
 class PreNormBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); variants change the norms or `around`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.input_norm = norm(config)
         self.attention = Attention(config)
+        self.attention_output_norm: nn.Module = nn.Identity()
         self.post_attention_norm = norm(config)
         self.mlp = mlp(config)
+        self.mlp_output_norm: nn.Module = nn.Identity()
 
     def forward(
         self,
@@ -48,8 +52,18 @@ class PreNormBlock(nn.Module):
         query_source: Tensor | None = None,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); for the other arguments see `Attention.forward`."""
-        x = x + self.attention(self.input_norm(x), rotation, bias, cache, query_source)
-        return x + self.mlp(self.post_attention_norm(x))  # type: ignore[no-any-return]
+
+        def attend(normed: Tensor) -> Tensor:
+            return self.attention(normed, rotation, bias, cache, query_source)  # type: ignore[no-any-return]
+
+        x = self.around(attend, x, self.input_norm, self.attention_output_norm)
+        return self.around(self.mlp, x, self.post_attention_norm, self.mlp_output_norm)
+
+    def around(
+        self, part: Callable[[Tensor], Tensor], x: Tensor, before: nn.Module, behind: nn.Module
+    ) -> Tensor:
+        """The residual connection around attention or MLP. (B, T, C) -> (B, T, C)."""
+        return x + behind(part(before(x)))  # type: ignore[no-any-return]
 
 
 class SandwichBlock(PreNormBlock):
@@ -60,19 +74,6 @@ class SandwichBlock(PreNormBlock):
         self.attention_output_norm = norm(config)
         self.mlp_output_norm = norm(config)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotation: Rotation | None,
-        bias: Tensor | None,
-        cache: LayerCache | None,
-        query_source: Tensor | None = None,
-    ) -> Tensor:
-        """See `PreNormBlock.forward`."""
-        mixed = self.attention(self.input_norm(x), rotation, bias, cache, query_source)
-        x = x + self.attention_output_norm(mixed)
-        return x + self.mlp_output_norm(self.mlp(self.post_attention_norm(x)))  # type: ignore[no-any-return]
-
 
 class DeepNormBlock(PreNormBlock):
     """The residual carries the scaled, normalised tensor (DeepNet, section 3; GLM-130B, 2.1)."""
@@ -81,19 +82,12 @@ class DeepNormBlock(PreNormBlock):
         super().__init__(config)
         self.residual_scale = config.residual_scale
 
-    def forward(
-        self,
-        x: Tensor,
-        rotation: Rotation | None,
-        bias: Tensor | None,
-        cache: LayerCache | None,
-        query_source: Tensor | None = None,
+    def around(
+        self, part: Callable[[Tensor], Tensor], x: Tensor, before: nn.Module, behind: nn.Module
     ) -> Tensor:
-        """See `PreNormBlock.forward`."""
-        x = self.input_norm(x)
-        x = self.residual_scale * x + self.attention(x, rotation, bias, cache, query_source)
-        x = self.post_attention_norm(x)
-        return self.residual_scale * x + self.mlp(x)  # type: ignore[no-any-return]
+        """See `PreNormBlock.around`."""
+        x = before(x)
+        return self.residual_scale * x + part(x)
 
 
 BLOCKS: dict[str, type[PreNormBlock]] = {

@@ -109,18 +109,6 @@ def config_to_json(config: ModelConfig) -> Json:
     }
 
 
-def token_ids(description: Json) -> dict[str, int]:
-    """Ids of the command tokens by role."""
-    return DEFAULT_TOKENS | {
-        role: description[key] for key, role in TOKEN_KEYS.items() if key in description
-    }
-
-
-def token_json(token_ids: dict[str, int]) -> Json:
-    """The inverse of `token_ids`."""
-    return {key: token_ids[role] for key, role in TOKEN_KEYS.items() if role in token_ids}
-
-
 def _recognises(values: Json) -> bool:
     return values.get("model_type") == "chatglm" and "padded_vocab_size" not in values
 
@@ -137,6 +125,6 @@ FAMILY = Family(
     from_json=config_from_json,
     to_json=config_to_json,
     has_quantized_files=True,
-    token_ids=token_ids,
-    token_json=token_json,
+    token_keys=TOKEN_KEYS,
+    default_tokens=lambda description: DEFAULT_TOKENS,
 )

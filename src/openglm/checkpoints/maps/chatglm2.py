@@ -141,21 +141,7 @@ def config_to_json(config: ModelConfig) -> Json:
 
 
 TOKEN_KEYS = {"eos_token_id": "eos", "pad_token_id": "pad"}
-
-
-def token_ids(description: Json) -> dict[str, int]:
-    """End and padding ids; the rest belongs to the tokenizer."""
-    several_or_none = (list, type(None))  # GLM-4 has three ends, some files none
-    return {
-        role: description[key]
-        for key, role in TOKEN_KEYS.items()
-        if not isinstance(description.get(key), several_or_none)
-    }
-
-
-def token_json(token_ids: dict[str, int]) -> Json:
-    """The inverse of `token_ids`."""
-    return {key: token_ids[role] for key, role in TOKEN_KEYS.items() if role in token_ids}
+"""End and padding; the rest belongs to the tokenizer."""
 
 
 def _recognises(values: Json) -> bool:
@@ -174,6 +160,5 @@ FAMILY = Family(
     from_json=config_from_json,
     to_json=config_to_json,
     has_quantized_files=True,
-    token_ids=token_ids,
-    token_json=token_json,
+    token_keys=TOKEN_KEYS,
 )

@@ -42,8 +42,10 @@ class Family:
         nest: tensors by canonical name -> the dictionary of a rank file.
         from_shapes: shapes on rank 0, number of ranks, description beside the files ({} if there
             is none) -> architecture.
-        token_ids: description -> ids of command tokens by role (`mask gmask sop eop eos pad`).
-        token_json: ids by role -> entries of the description; the inverse.
+        token_keys: key of the description -> role of the command token whose id it holds (`mask
+            gmask sop eop eos pad`).
+        default_tokens: ids by role where the description is silent.
+        ids_below: key of the description below which `token_keys` stand; None = at its top.
     """
 
     name: str
@@ -59,12 +61,30 @@ class Family:
     recognises: Callable[[Json], bool] | None = None
     from_json: Callable[[Json], ModelConfig] | None = None
     from_shapes: Callable[[Shapes, int, Json], ModelConfig] | None = None
-    token_ids: Callable[[Json], dict[str, int]] = field(default=lambda description: {})
-    token_json: Callable[[dict[str, int]], Json] = field(default=lambda token_ids: {})
+    token_keys: dict[str, str] = field(default_factory=dict)
+    default_tokens: Callable[[Json], dict[str, int]] = field(default=lambda description: {})
+    ids_below: str | None = None
 
     def name_map(self, config: ModelConfig) -> NameMap:
         """The table for one network."""
         return NameMap(self.rows(config))
+
+    def token_ids(self, description: Json) -> dict[str, int]:
+        """Ids by role; a list (GLM-4 has three ends) or null counts as silence."""
+        table = description if self.ids_below is None else description.get(self.ids_below)
+        given = {
+            role: table[key]
+            for key, role in self.token_keys.items()
+            if isinstance(table, dict) and not isinstance(table.get(key), list | type(None))
+        }
+        return self.default_tokens(description) | given
+
+    def token_json(self, token_ids: dict[str, int]) -> Json:
+        """The entries of the description that `token_ids` reads."""
+        entries = {
+            key: token_ids[role] for key, role in self.token_keys.items() if role in token_ids
+        }
+        return entries if self.ids_below is None or not entries else {self.ids_below: entries}
 
 
 def require(values: Json, keys: list[str], what: str = "config.json") -> None:

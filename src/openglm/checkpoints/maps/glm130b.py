@@ -96,19 +96,10 @@ def config_to_json(config: ModelConfig) -> Json:
     }
 
 
-def token_ids(description: Json) -> dict[str, int]:
-    """The official ids, or those that a description beside the files gives."""
-    given = description.get("special_token_ids")
-    if isinstance(given, dict) and given:
-        return {role: given[name] for name, role in TOKEN_NAMES.items() if name in given}
+def default_tokens(description: Json) -> dict[str, int]:
+    """The official ids, for a network of the official vocabulary."""
     is_official = description.get("vocab_size", OFFICIAL_VOCABULARY) == OFFICIAL_VOCABULARY
     return TOKENS if is_official else {}
-
-
-def token_json(token_ids: dict[str, int]) -> Json:
-    """The inverse of `token_ids`; official ids need no mention."""
-    names = {name: token_ids[role] for name, role in TOKEN_NAMES.items() if role in token_ids}
-    return {"special_token_ids": names} if token_ids != TOKENS and names else {}
 
 
 def _fits(config: ModelConfig) -> bool:
@@ -124,6 +115,7 @@ FAMILY = Family(
     to_json=config_to_json,
     description_file="model_config.json",
     from_shapes=config_from_shapes,
-    token_ids=token_ids,
-    token_json=token_json,
+    token_keys=TOKEN_NAMES,
+    default_tokens=default_tokens,
+    ids_below="special_token_ids",
 )

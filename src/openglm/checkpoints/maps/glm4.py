@@ -6,7 +6,7 @@ more norms in each layer.
 
 from __future__ import annotations
 
-from openglm.checkpoints.maps.chatglm2 import token_ids, token_json
+from openglm.checkpoints.maps.chatglm2 import TOKEN_KEYS
 from openglm.checkpoints.maps.family import Family, Json, number, refuse, require, size
 from openglm.checkpoints.maps.table import Row
 from openglm.config import ModelConfig
@@ -137,6 +137,5 @@ FAMILY = Family(
     recognises=_recognises,
     from_json=config_from_json,
     to_json=config_to_json,
-    token_ids=token_ids,
-    token_json=token_json,
+    token_keys=TOKEN_KEYS,
 )
