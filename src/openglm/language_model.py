@@ -19,17 +19,12 @@ from torch import Tensor
 
 from openglm.chat import Message, as_messages, prompt_ids, read_reply
 from openglm.config import ModelConfig
+from openglm.engine.conventions import convention
 from openglm.engine.fill import Filler, Step
 from openglm.engine.implied import implied_mask, implied_positions
-from openglm.engine.prompt import (
-    Prompt,
-    blank_prompt,
-    chat_prompt,
-    continuation_prompt,
-    fills_in_one_pass,
-)
+from openglm.engine.prompt import Prompt, blank_prompt, chat_prompt, continuation_prompt
 from openglm.engine.sampling import SamplingParams
-from openglm.engine.score import score_choices, score_unidirectional
+from openglm.engine.score import ScoringPrompt, score_choices, scoring_prompt
 from openglm.engine.text_stream import TextStream
 from openglm.errors import RequestError, TokenizerError
 from openglm.model import Transformer
@@ -42,19 +37,6 @@ Messages = Sequence[Message | Mapping[str, Any]] | str
 
 FILL_DEFAULTS = SamplingParams()
 """Blanks are filled greedily unless asked otherwise."""
-GLM_DEFAULTS = SamplingParams(temperature=0.9, top_k=40)
-"""Of GLM's own generation script; models whose code has others are listed below."""
-GENERATE_DEFAULTS = {
-    "chatglm": SamplingParams(temperature=0.95, top_p=0.7),
-    "chatglm-icetk": SamplingParams(temperature=0.95, top_p=0.7),
-    "icetk": SamplingParams(temperature=1.0, top_p=0.7),
-    "chatglm2": SamplingParams(temperature=0.8, top_p=0.8),
-    "chatglm3": SamplingParams(temperature=0.8, top_p=0.8),
-    "glm4": SamplingParams(temperature=0.8, top_p=0.8),
-    "codegeex": SamplingParams(temperature=0.8, top_p=0.95),
-    "codegeex2": SamplingParams(temperature=0.2, top_p=0.95),
-}
-"""Of the official demos, by kind of tokenizer."""
 CHAT_TOKENS = 2048
 """An answer's `max_tokens`, if the model has room for it."""
 
@@ -201,10 +183,10 @@ class LanguageModel:
         length_penalty: float = 0.0,
         unidirectional: bool = False,
     ) -> list[ChoiceScore]:
-        """Scores answers for the one blank of `context`: sum of log p of their tokens and `eop`.
+        """Scores answers by the sum of log p of their tokens (GLM: and of `eop` behind them).
 
         Args:
-            context: text with exactly one blank.
+            context: text with exactly one blank; for a causal model, what the answers continue.
             choices: candidate answers.
             length_penalty: the sum is divided by (number of tokens) ** length_penalty.
             unidirectional: score the choices as left-to-right continuations of a context without
@@ -213,41 +195,12 @@ class LanguageModel:
         Raises:
             RequestError: no choices, an empty or too long one, or a wrong number of blanks.
         """
-        special = self.tokenizer.special
-        if not fills_in_one_pass(self.tokenizer):
-            raise RequestError(
-                f"{self.name} cannot score answers yet",
-                hint="GLM's own models can; model.logits gives what a score needs",
-            )
         if isinstance(choices, str) or not choices:
             raise RequestError(f"choices={choices!r} must be a list of one text or more")
+        prompt = scoring_prompt(self.tokenizer, self.config, context, unidirectional)
         ids = [self.tokenizer.encode(choice) for choice in choices]
-        if unidirectional:
-            text = self.tokenizer.encode(context)
-            self._check_choices(choices, ids, len(text) + 1)
-            scores = score_unidirectional(
-                self.network,
-                text,
-                ids,
-                cls_id=special.cls_id,
-                gmask_id=special.gmask_id,
-                sop_id=special.sop_id,
-                length_penalty=length_penalty,
-            )
-        else:
-            prompt = blank_prompt(self.tokenizer, context)
-            count = len(prompt.mask_positions)
-            if count != 1:
-                raise RequestError(f"the context has {count} blanks; score needs exactly one")
-            self._check_choices(choices, ids, 1)
-            scores = score_choices(
-                self.network,
-                prompt.context_ids,
-                prompt.mask_positions[0],
-                [[*tokens, special.eop_id] for tokens in ids],
-                special.sop_id,
-                length_penalty,
-            )
+        self._check_choices(choices, ids, prompt)
+        scores = score_choices(self.network, prompt, ids, length_penalty)
         return [
             ChoiceScore(choice, s.score, s.log_probabilities)
             for choice, s in zip(choices, scores, strict=True)
@@ -329,7 +282,7 @@ class LanguageModel:
 
     @property
     def _generate_defaults(self) -> SamplingParams:
-        return GENERATE_DEFAULTS.get(self.tokenizer.kind, GLM_DEFAULTS)
+        return convention(self.tokenizer).sampling
 
     def _chat_filler(self, asked: list[Message], sampling: dict[str, Any]) -> Filler:
         prompt = chat_prompt(self.tokenizer, prompt_ids(self.tokenizer, asked))
@@ -372,15 +325,19 @@ class LanguageModel:
             if piece:
                 yield Piece(step.blank, piece)
 
-    def _check_choices(self, choices: Sequence[str], ids: list[list[int]], others: int) -> None:
-        """A choice needs a token, and must fit the blank beside `others` more."""
+    def _check_choices(
+        self, choices: Sequence[str], ids: list[list[int]], prompt: ScoringPrompt
+    ) -> None:
+        """A choice needs a token, and a position that exists for each."""
         limit = self.config.max_position_embeddings
         for choice, tokens in zip(choices, ids, strict=True):
             if not tokens:
                 raise RequestError(f"the choice {choice!r} has no tokens")
-            if len(tokens) + others > limit:
+            fed = len(prompt.head) + len(tokens) + len(prompt.end_ids) - 1
+            last = fed if not prompt.counts_on else prompt.mask_position + fed + 1
+            if last > limit:
                 raise RequestError(
-                    f"the choice {choice[:40]!r} makes a blank of {len(tokens) + others} tokens; "
+                    f"the choice {choice[:40]!r} needs {last} positions behind its context; "
                     f"this model has at most {limit}"
                 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 import torch
 
 import openglm
+from openglm.engine.beam import BeamSettings, beam_search
+from openglm.engine.beam_rules import GLM_130B
+from openglm.engine.decoder import Decoder
 from openglm.engine.fill import Filler
 from openglm.engine.prompt import Prompt, causal_prompt
 from openglm.engine.sampling import Sampler, SamplingParams
@@ -86,6 +90,55 @@ def test_glm130b(kind):
     prompt = Prompt(context[:-1], [place], ["", ""], tokens["sop"], ends, "refeed", tokens["gmask"])
     found = greedy(model, prompt, len(row) - len(context))
     assert_continues(found, row[len(context) :], ends)
+
+
+def hypotheses(row, context, ends):
+    """Written ids of a recorded row, without its end token."""
+    written = [token for token in row[len(context) :].tolist() if token >= 0]
+    return written[:-1] if written[-1] in ends else written
+
+
+@pytest.mark.parametrize("kind", ["gmask", "mask"])
+@pytest.mark.parametrize(
+    ("settings", "end"),
+    [
+        ("beams4_lp1.0_ng3_min2_gen8", None),
+        ("beams3_lp0.7_ng0_min0_gen6", None),
+        ("end{}_beams4_lp1.0_ng3_min0_gen8", True),
+        ("end{}_beams3_lp0.7_ng0_min2_gen8", True),
+    ],
+)
+def test_beams_of_glm130b(kind, settings, end):
+    """Beam search ranks as another model's does: the context counts in GLM-130B's lengths."""
+    recorded = np.load(GOLDENS / "glm130b" / "generation.npz")
+    model = load("glm130b/sat_tp1")
+    tokens = model.token_ids
+    context = recorded[f"{kind}_context"].tolist()
+    own_end = {"gmask": 287, "mask": 300}[kind]
+    ends = {own_end} if end else {tokens["eop"], tokens["eos"]}
+    name = f"{kind}_{settings.format(own_end)}"
+    beams, penalty, ngram, shortest, longest = re.fullmatch(
+        r".*beams(\d+)_lp([\d.]+)_ng(\d+)_min(\d+)_gen(\d+)", name
+    ).groups()
+    decoder = Decoder(model.network, torch.tensor([context[:-1]]), int(longest))
+    place = context.index(tokens[kind])
+    found = beam_search(
+        decoder,
+        [context],
+        [len(context) - 2 if kind == "gmask" else place],
+        BeamSettings(
+            num_beams=int(beams),
+            max_tokens=int(longest),
+            length_penalty=float(penalty),
+            no_repeat_ngram_size=int(ngram),
+            min_tokens=int(shortest),
+            end_ids=ends,
+            rule=GLM_130B,
+        ),
+        counts_on=kind == "gmask",
+    )[0]
+    expected = [hypotheses(row, context, ends) for row in recorded[name]]
+    assert [hypothesis.tokens for hypothesis in found] == expected
 
 
 @pytest.mark.parametrize("row", [0, 1])

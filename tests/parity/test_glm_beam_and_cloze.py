@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from openglm.engine.beam import beam_search
+from openglm.engine.beam import BeamSettings, beam_search
 from openglm.engine.decoder import Decoder
-from openglm.engine.score import score_choices, unidirectional_input, verbalizer_logits
+from openglm.engine.score import ScoringPrompt, score_choices, verbalizer_logits
 
 ATOL = 1e-5
 MASK_POSITION = 1  # the recorded sources start with [CLS] [MASK]
@@ -18,17 +18,19 @@ def run_beam_search(model, recorded, tag, sop_id, rows):
     beams, length_penalty, ngram, min_tokens, max_tokens = recorded[
         f"{tag}_settings_beams_lp_ngram_minlen_maxsteps"
     ].tolist()
-    return beam_search(
-        Decoder(model.network, recorded["source_ids"][rows], int(max_tokens)),
-        [MASK_POSITION] * len(rows),
-        sop_id=sop_id,
-        end_ids=[int(recorded[f"{tag}_end_token"])],
+    settings = BeamSettings(
         num_beams=int(beams),
         max_tokens=int(max_tokens),
         length_penalty=length_penalty,
         no_repeat_ngram_size=int(ngram),
         min_tokens=int(min_tokens),
+        end_ids=[int(recorded[f"{tag}_end_token"])],
     )
+    sources = recorded["source_ids"][rows]
+    decoder = Decoder(model.network, sources, int(max_tokens))
+    contexts = [[*row, sop_id] for row in sources.tolist()]
+    found = beam_search(decoder, contexts, [MASK_POSITION] * len(rows), settings)
+    return [best[0] for best in found]
 
 
 def assert_same_hypotheses(found, recorded, tag, rows):
@@ -68,10 +70,8 @@ def test_multi_token_cloze(length_penalty, checkpoint, golden, special_ids):
     assert context == recorded["input_ids"][0, 0, : int(recorded["sep"][0, 0])].tolist()
     scores = score_choices(
         checkpoint("megatron").network,
-        context,
-        context.index(special_ids["MASK"]),
+        ScoringPrompt(context, context.index(special_ids["MASK"]), [special_ids["sop"]]),
         [recorded[f"choice_{i}"].tolist() for i in range(3)],
-        special_ids["sop"],
         length_penalty,
     )
     found = torch.tensor([score.score for score in scores])
@@ -84,11 +84,11 @@ def test_multi_token_log_probabilities_make_up_the_score(checkpoint, golden, spe
     recorded = golden("cloze_multi_token")
     context = recorded["input_ids"][0, 0, : int(recorded["sep"][0, 0])].tolist()
     choices = [recorded[f"choice_{i}"].tolist() for i in range(3)]
-    place, sop = context.index(special_ids["MASK"]), special_ids["sop"]
+    prompt = ScoringPrompt(context, context.index(special_ids["MASK"]), [special_ids["sop"]])
     network = checkpoint("megatron").network
-    together = score_choices(network, context, place, choices, sop)
+    together = score_choices(network, prompt, choices)
     for choice, score in zip(choices, together, strict=True):
-        alone = score_choices(network, context, place, [choice], sop)[0]
+        alone = score_choices(network, prompt, [choice])[0]
         assert score.log_probabilities == pytest.approx(alone.log_probabilities, abs=ATOL)
         assert len(score.log_probabilities) == len(choice)
         assert sum(score.log_probabilities) == pytest.approx(score.score, abs=ATOL)
@@ -125,14 +125,11 @@ def test_layout_of_left_to_right_scoring(golden, special_ids):
     length = int(scored.nonzero().max()) + 1
     choice = recorded["targets"][scored].tolist()
     text = recorded["input_ids"][3 : length - len(choice) + 1].tolist()
-    built = unidirectional_input(
-        text,
-        choice,
-        cls_id=special_ids["ENC"],
-        gmask_id=special_ids["gMASK"],
-        sop_id=special_ids["sop"],
-    )
-    assert built.input_ids == recorded["input_ids"][:length].tolist()
-    found = [built.position_ids, built.block_position_ids]
+    context = [special_ids["ENC"], special_ids["gMASK"]]
+    prompt = ScoringPrompt(context, 1, [special_ids["sop"], *text])
+    fed = [*prompt.head, *choice[:-1]]
+    assert [*prompt.context_ids, *fed] == recorded["input_ids"][:length].tolist()
+    positions, blocks = (values.tolist() for values in prompt.positions(len(fed)))
+    found = [[0, 1, *positions], [0, 0, *blocks]]
     assert found == recorded["position_ids"][:, :length].tolist()
-    assert built.context_length == int(recorded["sep"])
+    assert len(context) == int(recorded["sep"])

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers_models import random_model, tiny_config
-from openglm.engine.beam import beam_search
+from openglm.engine.beam import BeamSettings, beam_search
 from openglm.engine.decoder import Decoder
 from openglm.nn.masks import MaskSpec
 
@@ -114,14 +114,10 @@ def plain_beam_search(
 )
 def test_beam_search_equals_a_plain_one(end_ids, **options):
     """Beams that end early are lost, mixed up between texts, or ranked by a wrong length."""
-    found = beam_search(
-        Decoder(network(), CONTEXTS, options["max_tokens"]),
-        MASKS,
-        sop_id=SOP,
-        end_ids=end_ids,
-        **options,
-    )
-    for row, hypothesis in enumerate(found):
+    decoder = Decoder(network(), CONTEXTS, options["max_tokens"])
+    contexts = [[*row, SOP] for row in CONTEXTS.tolist()]
+    found = beam_search(decoder, contexts, MASKS, BeamSettings(end_ids=end_ids, **options))
+    for row, (hypothesis, *_) in enumerate(found):
         tokens, score = plain_beam_search(
             lambda tokens, row=row: next_log_probabilities(row, tokens), end_ids=end_ids, **options
         )

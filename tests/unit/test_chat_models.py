@@ -12,6 +12,8 @@ import torch
 
 from helpers_data import BPE_MERGES, byte_alphabet, write_bpe
 from helpers_models import random_model, tiny_config
+from openglm.engine.conventions import convention
+from openglm.engine.prompt import blank_prompt, continuation_prompt
 from openglm.errors import RequestError, TokenizerError
 from openglm.language_model import LanguageModel
 from openglm.tokenizers import open_tokenizer
@@ -110,6 +112,8 @@ def test_codegeex_indents(tmp_path):
     tokenizer = open_tokenizer("codegeex", write_bpe(tmp_path, tokens))
     config = tiny_config(vocab_size=448, position="learned", top_query=True)
     model = LanguageModel(random_model(config), tokenizer, "codegeex")
+    with pytest.raises(RequestError, match="official code has no beam search"):
+        model.generate("a", num_beams=2, max_tokens=4)
     answer = tokenizer.encode("\n    x")
     assert tokenizer.run_ids[4] in answer
     script(model, [*answer, tokenizer.special.eos_id])
@@ -173,13 +177,41 @@ def test_the_tokenizer_of_another_revision_is_refused(official_tokenizers):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_what_is_there_for_glm_only_is_refused(kind, load):
-    """Scores or beams by the rules of another model look like results."""
+def test_beams_are_at_least_as_likely_as_the_greedy_answer(kind, load):
+    """Beams of a later model are fed at wrong positions, or not there."""
     model = load(kind)
-    with pytest.raises(RequestError, match="cannot score answers yet"):
-        model.score("a [MASK]", ["b"])
-    with pytest.raises(RequestError, match="beam search is there for GLM's own models only"):
-        model.generate("a", num_beams=2, max_tokens=4)
+    options = {"max_tokens": 5, "min_tokens": 5}
+    greedy = model.generate("one two", temperature=0, top_p=1.0, **options)
+    beams = model.generate("one two", num_beams=8, **options)
+    assert len(beams.token_ids) == 5
+    assert beams.log_probability >= greedy.log_probability - 1e-6
+    assert model.generate("one two", num_beams=8, **options).token_ids == beams.token_ids
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_scores_are_those_of_full_passes(kind, load):
+    """Answers are scored at wrong positions, or with an end token that does not count."""
+    model = load(kind)
+    special, tokenizer = model.tokenizer.special, model.tokenizer
+    is_causal = convention(tokenizer).style == "causal"
+    context = "one two" if is_causal else "one [gMASK]"
+    prompt = (continuation_prompt if is_causal else blank_prompt)(tokenizer, context)
+    head = [*prompt.context_ids, prompt.first_id]
+    for found in model.score(context, ["three", "one two"]):
+        answer = tokenizer.encode(found.choice)
+        logits = model.logits(torch.tensor([[*head, *answer]]))[0]
+        log_p = torch.log_softmax(logits, dim=-1)[len(head) - 1 : -1]
+        expected = log_p.gather(-1, torch.tensor(answer)[:, None]).sum()
+        assert found.score == pytest.approx(float(expected), abs=1e-4)
+        assert len(found.log_probabilities) == len(answer)
+    if not is_causal and special.has("gmask"):
+        left_to_right = model.score("one two", ["three"], unidirectional=True)[0]
+        head = [special.gmask_id, special.sop_id, *tokenizer.encode("one two")]
+        answer = tokenizer.encode("three")
+        logits = model.logits(torch.tensor([[*head, *answer]]))[0]
+        log_p = torch.log_softmax(logits, dim=-1)[len(head) - 1 : -1]
+        expected = log_p.gather(-1, torch.tensor(answer)[:, None]).sum()
+        assert left_to_right.score == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_models_refuse_what_they_were_not_trained_for(load):

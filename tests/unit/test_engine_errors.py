@@ -97,7 +97,7 @@ def test_score_needs_one_blank_and_choices(model):
         model.score("the cat", ["the"])
     with pytest.raises(RequestError, match="must be a list of one text or more"):
         model.score("the [MASK]", [])
-    with pytest.raises(RequestError, match=r"51 tokens.*at most 40"):
+    with pytest.raises(RequestError, match=r"51 positions.*at most 40"):
         model.score("the [MASK]", ["the", "z" * 50])
     with pytest.raises(RequestError, match="'' has no tokens"):
         model.score("the [MASK]", ["the", ""])

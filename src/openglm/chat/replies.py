@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,24 +77,3 @@ def _part(text: str) -> Message:
     if not metadata.strip():
         content = content.strip()
     return Message("assistant", content, metadata)
-
-
-RULES: dict[str, Callable[[str, Sequence[Message]], Reply]] = {
-    "chatglm": chatglm,
-    "chatglm-icetk": chatglm,
-    "chatglm2": chatglm2,
-    "chatglm3": chatglm3,
-    "glm4": chatglm3,
-}
-"""By kind of tokenizer."""
-
-
-def read_reply(kind: str, text: str, asked: Sequence[Message]) -> Reply:
-    """The answer in `text`.
-
-    Args:
-        kind: of the tokenizer.
-        text: what the model wrote, without its end token.
-        asked: the conversation before it.
-    """
-    return RULES[kind](text, asked)

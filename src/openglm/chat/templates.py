@@ -7,13 +7,11 @@ by itself; encoding the whole string at once gives other ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from openglm.chat.messages import Message
 from openglm.errors import RequestError
 from openglm.tokenizers import Tokenizer
-
-Template = Callable[[Tokenizer, Sequence[Message]], list[int]]
 
 
 def chatglm(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
@@ -58,34 +56,6 @@ def with_roles(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         ids += tokenizer.encode(f"{message.metadata}\n")
         ids += tokenizer.encode(content)
     return [*ids, special.get("assistant").id]
-
-
-TEMPLATES: dict[str, Template] = {
-    "chatglm": chatglm,
-    "chatglm-icetk": chatglm,
-    "chatglm2": chatglm2,
-    "chatglm3": with_roles,
-    "glm4": glm4,
-}
-"""By kind of tokenizer."""
-
-
-def has_template(tokenizer: Tokenizer) -> bool:
-    """Whether models with this tokenizer chat."""
-    return tokenizer.kind in TEMPLATES
-
-
-def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """The ids that ask the model for the next message.
-
-    Raises:
-        RequestError: the model does not chat, or has no such roles or order of them.
-    """
-    if not has_template(tokenizer):
-        raise RequestError(
-            "this model was not trained to chat", hint="use generate, or fill with blanks"
-        )
-    return TEMPLATES[tokenizer.kind](tokenizer, messages)
 
 
 def _rounds(messages: Sequence[Message]) -> tuple[list[tuple[str, str]], str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from openglm.config import ModelConfig
-from openglm.engine.beam import beam_search
+from openglm.engine.beam import BeamSettings, beam_search
 from openglm.engine.decoder import Decoder
 from openglm.engine.prompt import Prompt
 from openglm.engine.sampling import Sampler, SamplingParams
@@ -52,7 +52,7 @@ class Filler:
 
     Raises:
         RequestError: the context or a blank does not fit the model's positions, or beam search for
-            a model whose official search ranks by another rule.
+            a model without it.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class Filler:
         banned_ids: Collection[int] = (),
     ) -> None:
         room = self.room(model.config, prompt)
-        if params.num_beams > 1 and prompt.style != "grow":
+        if params.num_beams > 1 and prompt.beams is None:
             raise RequestError(
-                f"num_beams={params.num_beams}: beam search is there for GLM's own models only",
+                f"num_beams={params.num_beams}: this model's official code has no beam search",
                 hint="leave num_beams out",
             )
         positions = f"this model has {model.config.max_position_embeddings} positions"
@@ -103,13 +103,11 @@ class Filler:
             yield from self._passes()
             return
         for index, position in enumerate(self.prompt.mask_positions):
-            if self.params.num_beams > 1:
-                yield from self._beam(index, position)
-            else:
-                yield from self._sample(index, position, self.prompt.style == "causal")
+            yield from self._write(index, position, self.prompt.style == "causal")
 
     def _read(self, context_ids: list[int]) -> Decoder:
         """A decoder that has read the context, with room for what follows."""
+        self.read_ids = context_ids
         num_blanks = len(self.prompt.mask_positions) if self.prompt.style == "grow" else 1
         capacity = num_blanks * (self.params.max_tokens + 1)
         context = torch.tensor([context_ids], dtype=torch.int64)
@@ -130,7 +128,7 @@ class Filler:
             is_long = ids[place] == self.prompt.long_id
             counts_on = is_long and self.model.config.position == "rotary"
             written = []
-            for step in self._sample(blank, len(ids) - 1 if counts_on else place, counts_on):
+            for step in self._write(blank, len(ids) - 1 if counts_on else place, counts_on):
                 if step.token is not None:
                     written.append(step.token)
                 yield step
@@ -138,6 +136,10 @@ class Filler:
             for other in places:
                 if places[other] > place:
                     places[other] += len(written) - 1
+
+    def _write(self, index: int, position: int, counts_on: bool) -> Iterator[Step]:
+        write = self._beam if self.params.num_beams > 1 else self._sample
+        return write(index, position, counts_on)
 
     def _sample(self, index: int, position: int, counts_on: bool) -> Iterator[Step]:
         blank: list[int] = []
@@ -155,27 +157,33 @@ class Filler:
             self.decoder.feed_blank([last], position, len(blank) + 1, counts_on)
         yield Step(index, None, 0.0, "length")
 
-    def _beam(self, index: int, position: int) -> Iterator[Step]:
-        params = self.params
+    def _beam(self, index: int, position: int, counts_on: bool) -> Iterator[Step]:
         before = self.decoder.cache
         self.decoder.cache = before.copy()
-        best = beam_search(
-            self.decoder,
-            [position],
-            sop_id=self.prompt.first_id,
-            end_ids=self.prompt.end_ids,
+        context = [*self.read_ids, self.prompt.first_id]
+        best = beam_search(self.decoder, [context], [position], self._beam_settings, counts_on)[0][
+            0
+        ]
+        self.decoder.cache = before
+        tokens = [self.prompt.first_id, *best.tokens]
+        logits = self.decoder.feed_blank(tokens, position, 1, counts_on)
+        log_probabilities = torch.log_softmax(logits, dim=-1)
+        for place, token in enumerate(best.tokens):
+            yield Step(index, token, float(log_probabilities[place, token]))
+        full = len(best.tokens) == self.params.max_tokens
+        yield Step(index, None, 0.0, "length" if full else "stop")
+
+    @property
+    def _beam_settings(self) -> BeamSettings:
+        params, prompt = self.params, self.prompt
+        assert prompt.beams is not None
+        return BeamSettings(
             num_beams=params.num_beams,
             max_tokens=params.max_tokens,
             length_penalty=params.length_penalty,
             no_repeat_ngram_size=params.no_repeat_ngram_size,
             min_tokens=params.min_tokens,
+            end_ids=prompt.end_ids,
             banned_ids=self.banned,
-        )[0]
-        self.decoder.cache = before
-        tokens = [self.prompt.first_id, *best.tokens]
-        logits = self.decoder.feed_blank(tokens, position, 1)
-        log_probabilities = torch.log_softmax(logits, dim=-1)
-        for place, token in enumerate(best.tokens):
-            yield Step(index, token, float(log_probabilities[place, token]))
-        full = len(best.tokens) == params.max_tokens
-        yield Step(index, None, 0.0, "length" if full else "stop")
+            rule=prompt.beams,
+        )

@@ -8,29 +8,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
+from openglm.engine import beam_rules
+from openglm.engine.beam_rules import BeamRule
+from openglm.engine.conventions import Style, convention
 from openglm.errors import RequestError
 from openglm.tokenizers import SpecialTokens, Tokenizer
 
 CANONICAL_MASK = "[MASK]"
 """How users write a short blank for every tokenizer (RoBERTa's own spelling is `<mask>`)."""
 OFFICIAL_MASKS = ("[MASK]", "[sMASK]", "[gMASK]")
-ONE_BLANK_PER_PASS = {"chatglm": ("eop",), "chatglm-icetk": ("eop",), "icetk": ("eop", "eos")}
-"""Kinds of tokenizers of models that read the text again for each blank, and what ends one."""
-LEFT_TO_RIGHT = {
-    "chatglm2": ("gmask", "sop"),
-    "chatglm3": ("gmask", "sop"),
-    "codegeex2": ("gmask", "sop"),
-    "glm4": ("gmask", "sop"),
-    "codegeex": (),
-}
-"""Kinds of tokenizers of causal models, and the command tokens in front of a text."""
 TURN_ENDS = ("user", "observation")
 """Roles whose token ends an answer, besides `eos`: the model would speak for somebody else."""
-
-
-Style = Literal["grow", "refeed", "causal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +33,9 @@ class Prompt:
         fragments: the text around the blanks, one more than there are blanks.
         first_id: fed first for each blank: `sop`, or a causal model's last prompt token.
         end_ids: tokens that end a blank.
-        style: "grow": all blanks behind one context; "refeed": the context is read again for each,
-            with the earlier ones filled in; "causal": one continuation, left to right.
+        style: see `Convention`.
         long_id: the token of a long blank, filled after the short ones in style "refeed".
+        beams: how beam search ranks; None where it is not there.
     """
 
     context_ids: list[int]
@@ -56,22 +45,13 @@ class Prompt:
     end_ids: frozenset[int]
     style: Style = "grow"
     long_id: int | None = None
+    beams: BeamRule | None = beam_rules.GLM
 
 
 def check_text(text: object) -> None:
     """Raises `RequestError` for anything but text; a list of texts is a loop of calls."""
     if not isinstance(text, str):
         raise RequestError(f"the prompt is {text!r}, not a text")
-
-
-def is_causal(tokenizer: Tokenizer) -> bool:
-    """Whether this tokenizer belongs to a model without blanks."""
-    return tokenizer.kind in LEFT_TO_RIGHT
-
-
-def fills_in_one_pass(tokenizer: Tokenizer) -> bool:
-    """Whether this tokenizer belongs to GLM itself: all blanks behind one context."""
-    return tokenizer.kind not in ONE_BLANK_PER_PASS and not is_causal(tokenizer)
 
 
 def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
@@ -81,8 +61,8 @@ def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
         RequestError: no blank in it, or one that this model was not trained with.
     """
     check_text(text)
-    special = tokenizer.special
-    if is_causal(tokenizer):
+    special, how = tokenizer.special, convention(tokenizer)
+    if how.style == "causal":
         raise RequestError("this model has no blanks to fill", hint="use generate or chat")
     masks = special.mask_tokens
     spelled = text.replace(CANONICAL_MASK, special.get("mask").text)
@@ -108,55 +88,66 @@ def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
         for index, fragment in enumerate(fragments)
     ]
     ids = tokenizer.encode_with(spelled, known)
-    if tokenizer.kind in ONE_BLANK_PER_PASS:
-        if tokenizer.kind == "icetk" and fragments[-1]:
+    if how.style == "refeed":
+        if "eos" in how.ends and fragments[-1]:  # GLM-130B marks the end of a text, ChatGLM not
             ids.append(special.eos_id)
         return _refeed(ids, tokenizer, fragments)
-    ids = [special.cls_id, *ids]
+    ids = [*how.ids_before(special), *ids]
     if ids[-1] != special.gmask_id or not special.has("gmask"):
         ids.append(special.eos_id)
-    return Prompt(ids, _places(ids, special), fragments, special.sop_id, special.end_ids)
+    return Prompt(ids, _places(ids, special), fragments, special.sop_id, how.end_ids(special))
 
 
 def continuation_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
     """The prompt that continues `text`; blanks in it stay text."""
     check_text(text)
-    special = tokenizer.special
-    ids = tokenizer.encode(text)
-    if is_causal(tokenizer):
-        before = [special.get(role).id for role in LEFT_TO_RIGHT[tokenizer.kind]]
-        return causal_prompt([*before, *ids], frozenset({special.eos_id}), text)
-    if tokenizer.kind in ONE_BLANK_PER_PASS:
-        return _refeed([*ids, special.gmask_id], tokenizer, [text, ""])
-    ids = [special.cls_id, *ids, special.gmask_id]
+    special, how = tokenizer.special, convention(tokenizer)
+    ids = [*how.ids_before(special), *tokenizer.encode(text)]
+    if how.style == "causal":
+        return causal_prompt(ids, how.end_ids(special), text, how.beams)
+    ids.append(special.gmask_id)
+    if how.style == "refeed":
+        return _refeed(ids, tokenizer, [text, ""])
     positions = [len(ids) - 1]
     if not special.has("gmask"):  # trained with [MASK] ... eos only
         ids.append(special.eos_id)
-    return Prompt(ids, positions, [text, ""], special.sop_id, special.end_ids)
+    return Prompt(ids, positions, [text, ""], special.sop_id, how.end_ids(special))
 
 
 def chat_prompt(tokenizer: Tokenizer, ids: list[int]) -> Prompt:
     """The prompt of a conversation that a chat template wrote as `ids`."""
-    special = tokenizer.special
-    if not is_causal(tokenizer):
+    special, how = tokenizer.special, convention(tokenizer)
+    if how.style != "causal":
         return _refeed(ids[:-1], tokenizer, ["", ""])  # the template ends in sop
-    ends = [special.get(role).id for role in TURN_ENDS if special.has(role)]
-    return causal_prompt(ids, frozenset({special.eos_id, *ends}))
+    ends = {special.get(role).id for role in TURN_ENDS if special.has(role)}
+    return causal_prompt(ids, how.end_ids(special) | ends, beams=how.beams)
 
 
-def causal_prompt(ids: list[int], end_ids: frozenset[int], text: str = "") -> Prompt:
+def causal_prompt(
+    ids: list[int],
+    end_ids: frozenset[int],
+    text: str = "",
+    beams: BeamRule | None = beam_rules.TRANSFORMERS,
+) -> Prompt:
     """Continues `ids` left to right; the last of them is the first that is fed alone."""
     if not ids:
         raise RequestError("the prompt has no tokens", hint="write something to continue")
     *context, last = ids
-    return Prompt(context, [len(context) - 1], [text, ""], last, end_ids, "causal")
+    place = len(context) - 1
+    return Prompt(context, [place], [text, ""], last, end_ids, "causal", beams=beams)
 
 
 def _refeed(ids: list[int], tokenizer: Tokenizer, fragments: list[str]) -> Prompt:
-    special = tokenizer.special
-    ends = frozenset(special.get(role).id for role in ONE_BLANK_PER_PASS[tokenizer.kind])
+    special, how = tokenizer.special, convention(tokenizer)
     return Prompt(
-        ids, _places(ids, special), fragments, special.sop_id, ends, "refeed", special.gmask_id
+        ids,
+        _places(ids, special),
+        fragments,
+        special.sop_id,
+        how.end_ids(special),
+        "refeed",
+        special.gmask_id,
+        how.beams,
     )
 
 

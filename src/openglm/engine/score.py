@@ -8,40 +8,39 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openglm.config import ModelConfig
+from openglm.engine.conventions import convention
 from openglm.engine.decoder import Decoder
+from openglm.engine.prompt import blank_prompt, continuation_prompt
+from openglm.errors import RequestError
 from openglm.model import Transformer
+from openglm.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class UnidirectionalInput:
-    """A choice laid out for left-to-right scoring; lists of T ids."""
+class ScoringPrompt:
+    """What stands before the answers.
 
-    input_ids: list[int]
-    position_ids: list[int]
-    block_position_ids: list[int]
-    context_length: int
-
-
-def unidirectional_input(
-    context_ids: Sequence[int],
-    choice_ids: Sequence[int],
-    *,
-    cls_id: int,
-    gmask_id: int,
-    sop_id: int,
-) -> UnidirectionalInput:
-    """`[CLS] [gMASK]` as context, then `sop`, text and choice as one blank.
-
-    This is how the official code turns GLM into a left-to-right model for zero-shot choices: the
-    last len(choice_ids) tokens are scored, and no end token counts.
+    Args:
+        context_ids: (T,) read at once.
+        mask_position: of the blank; with `counts_on`, of the last token before `head`.
+        head: fed before each answer, one token at least: `sop`, or `sop` and a text.
+        end_ids: tokens behind each answer that count in its score: GLM's cloze has `eop`.
+        counts_on: positions go on from `mask_position` instead of staying at it.
+        is_causal: each context token sees those before it, instead of all.
     """
-    blank = [sop_id, *context_ids, *choice_ids[:-1]]
-    return UnidirectionalInput(
-        input_ids=[cls_id, gmask_id, *blank],
-        position_ids=[0, 1, *(1 for _ in blank)],
-        block_position_ids=[0, 0, *range(1, len(blank) + 1)],
-        context_length=2,
-    )
+
+    context_ids: list[int]
+    mask_position: int
+    head: list[int]
+    end_ids: tuple[int, ...] = ()
+    counts_on: bool = False
+    is_causal: bool = False
+
+    def positions(self, length: int) -> tuple[Tensor, Tensor]:
+        """Positions and block positions of `length` tokens behind the context, each (length,)."""
+        blocks = torch.arange(1, length + 1)
+        return self.mask_position + blocks * self.counts_on, blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,77 +56,73 @@ class Score:
     log_probabilities: list[float]
 
 
+def scoring_prompt(
+    tokenizer: Tokenizer, config: ModelConfig, context: str, unidirectional: bool
+) -> ScoringPrompt:
+    """Lays out a context as the official evaluation of its model does.
+
+    GLM and GLM-130B score answers for a blank, or left to right in a long blank of their own
+    (`[gMASK] sop` text answer); only GLM's cloze counts the end token. Causal models go left to
+    right.
+
+    Raises:
+        RequestError: not exactly one blank, where one is needed.
+    """
+    special, how = tokenizer.special, convention(tokenizer)
+    if how.style == "causal":
+        built = continuation_prompt(tokenizer, context)
+        (place,) = built.mask_positions
+        return ScoringPrompt(built.context_ids, place, [built.first_id], (), True, True)
+    counts_on = config.position == "rotary"  # there are no block positions to count instead
+    if unidirectional:
+        before = [*how.ids_before(special), special.gmask_id]
+        head = [special.sop_id, *tokenizer.encode(context)]
+        return ScoringPrompt(before, len(before) - 1, head, (), counts_on)
+    built = blank_prompt(tokenizer, context)
+    if len(built.mask_positions) != 1:
+        count = len(built.mask_positions)
+        raise RequestError(f"the context has {count} blanks; score needs exactly one")
+    (place,) = built.mask_positions
+    counts_on = counts_on and built.context_ids[place] == built.long_id
+    place = len(built.context_ids) - 1 if counts_on else place
+    ends = (special.eop_id,) if how.style == "grow" else ()
+    return ScoringPrompt(built.context_ids, place, [special.sop_id], ends, counts_on)
+
+
 def score_choices(
     model: Transformer,
-    context_ids: Sequence[int],
-    mask_position: int,
+    prompt: ScoringPrompt,
     choices: Sequence[Sequence[int]],
-    sop_id: int,
     length_penalty: float = 0.0,
 ) -> list[Score]:
-    """Multi-token cloze: sum of log p of each choice's tokens at `sop t1 ... tn`.
-
-    The context is computed once and shared by the choices.
+    """Sum of log p of each choice's tokens behind the context, which is computed once.
 
     Args:
         model: the network.
-        context_ids: (T,) the context with the mask token.
-        mask_position: index of the blank.
-        choices: token lists, each with its end token where that counts (GLM's cloze: `eop`).
-        sop_id: start-of-piece token.
+        prompt: what stands before.
+        choices: token lists of one token at least, without `prompt.end_ids`.
         length_penalty: the sum is divided by (number of tokens) ** length_penalty.
     """
-    longest = max(map(len, choices))
-    decoder = Decoder(model, torch.tensor([list(context_ids)]), longest)
-    decoder.cache.expand(len(choices))
-    inputs = torch.zeros((len(choices), longest), dtype=torch.int64)
+    ended = [[*choice, *prompt.end_ids] for choice in choices]
+    first = len(prompt.head) - 1  # its logits are those of a choice's first token
+    longest = first + max(map(len, ended))
+    decoder = Decoder(model, torch.tensor([prompt.context_ids]), longest, prompt.is_causal)
+    decoder.cache.expand(len(ended))
+    inputs = torch.zeros((len(ended), longest), dtype=torch.int64)
     targets = torch.zeros_like(inputs)
-    for row, choice in enumerate(choices):
-        inputs[row, : len(choice)] = torch.tensor([sop_id, *choice[:-1]])
-        targets[row, : len(choice)] = torch.tensor(list(choice))
-    blocks = torch.arange(1, longest + 1).expand_as(inputs)
-    logits = decoder.feed(inputs, torch.full_like(inputs, mask_position), blocks)
-    log_p = torch.log_softmax(logits, dim=-1).cpu().gather(-1, targets[..., None])[..., 0]
+    for row, choice in enumerate(ended):
+        fed = torch.tensor([*prompt.head, *choice[:-1]])
+        inputs[row, : len(fed)] = fed
+        targets[row, first : len(fed)] = torch.tensor(choice)
+    positions, blocks = (values.expand_as(inputs) for values in prompt.positions(longest))
+    logits = decoder.feed(inputs, positions, blocks)[:, first:]
+    log_p = torch.log_softmax(logits, dim=-1).cpu()
+    log_p = log_p.gather(-1, targets[:, first:, None])[..., 0]
     scores = []
-    for row, choice in enumerate(choices):
+    for row, choice in enumerate(ended):
         tokens = log_p[row, : len(choice)]
         total = float(tokens.sum()) / len(choice) ** length_penalty
         scores.append(Score(total, tokens.tolist()))
-    return scores
-
-
-@torch.no_grad()
-def score_unidirectional(
-    model: Transformer,
-    context_ids: Sequence[int],
-    choices: Sequence[Sequence[int]],
-    *,
-    cls_id: int,
-    gmask_id: int,
-    sop_id: int,
-    length_penalty: float = 0.0,
-) -> list[Score]:
-    """Scores each choice as the left-to-right continuation of a text without blanks.
-
-    Args:
-        model: the network.
-        context_ids: (T,) the text.
-        choices: token lists, without end tokens.
-        cls_id: first token of a document.
-        gmask_id: the long blank that everything is generated into.
-        sop_id: start-of-piece token.
-        length_penalty: the sum is divided by (number of tokens) ** length_penalty.
-    """
-    scores = []
-    for choice in choices:
-        built = unidirectional_input(
-            context_ids, choice, cls_id=cls_id, gmask_id=gmask_id, sop_id=sop_id
-        )
-        head = Decoder(model, torch.tensor([built.input_ids[:2]]), len(built.input_ids) - 2)
-        logits = head.feed_blank(built.input_ids[2:], 1, 1)[-len(choice) :]
-        log_p = torch.log_softmax(logits, dim=-1).cpu()
-        tokens = log_p.gather(-1, torch.tensor(choice)[:, None])[:, 0]
-        scores.append(Score(float(tokens.sum()) / len(choice) ** length_penalty, tokens.tolist()))
     return scores
 
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from openglm.engine.beam import beam_search
+from openglm.engine.beam import BeamSettings, beam_search
 from openglm.engine.decoder import Decoder
-from openglm.engine.score import score_choices, unidirectional_input, verbalizer_logits
+from openglm.engine.score import ScoringPrompt, score_choices, verbalizer_logits
 from openglm.language_model import LanguageModel
 from openglm.model import Transformer, build
 from openglm.verification.meta import special_ids
@@ -115,9 +115,8 @@ class GLMRecording:
         ]
         for penalty in (0, 1):
             name = f"scores_length_penalty_{penalty}"
-            scores = score_choices(
-                self.tanh_network, context, position, choices, sop, float(penalty)
-            )
+            prompt = ScoringPrompt(context, position, [sop])
+            scores = score_choices(self.tanh_network, prompt, choices, float(penalty))
             yield name, np.array([[score.score for score in scores]]), self.arrays[name]
 
     def _verbalizers(self) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
@@ -134,18 +133,15 @@ class GLMRecording:
         first, last = np.flatnonzero(scored)[[0, -1]]
         ids = self.arrays["input_ids"]
         special = special_ids(self.path)
-        built = unidirectional_input(
-            ids[3 : first + 1].tolist(),
-            self.arrays["targets"][scored].tolist(),
-            cls_id=special["ENC"],
-            gmask_id=special["gMASK"],
-            sop_id=special["sop"],
-        )
+        text = ids[3 : first + 1].tolist()
+        prompt = ScoringPrompt([special["ENC"], special["gMASK"]], 1, [special["sop"], *text])
+        fed = [*prompt.head, *self.arrays["targets"][scored].tolist()[:-1]]
         length = int(last) + 1
-        yield "input_ids", np.array(built.input_ids), ids[:length]
-        rows = np.array([built.position_ids, built.block_position_ids])
+        yield "input_ids", np.array([*prompt.context_ids, *fed]), ids[:length]
+        behind = torch.stack(prompt.positions(len(fed))).numpy()
+        rows = np.concatenate([[[0, 1], [0, 0]], behind], axis=1)
         yield "position_ids", rows, self.arrays["position_ids"][:, :length]
-        yield "sep", np.array(built.context_length), self.arrays["sep"]
+        yield "sep", np.array(len(prompt.context_ids)), self.arrays["sep"]
 
     def _cloze_context(self, input_ids: Tensor) -> tuple[list[int], int, int]:
         """Context ids, position of the blank, and the `sop` id, read off a recorded input."""
@@ -161,17 +157,17 @@ class GLMRecording:
         for tag in (name.removesuffix(suffix) for name in self.arrays if name.endswith(suffix)):
             beams, penalty, ngram, shortest, longest = self.arrays[tag + suffix].tolist()
             end = int(self.arrays[f"{tag}_end_token"])
-            found = beam_search(
-                Decoder(self.tanh_network, source, int(longest)),
-                positions,
-                sop_id=special["sop"],
-                end_ids=[end],
+            settings = BeamSettings(
                 num_beams=int(beams),
                 max_tokens=int(longest),
                 length_penalty=penalty,
                 no_repeat_ngram_size=int(ngram),
                 min_tokens=int(shortest),
+                end_ids=[end],
             )
+            contexts = [[*row, special["sop"]] for row in source.tolist()]
+            decoder = Decoder(self.tanh_network, source, int(longest))
+            found = [best[0] for best in beam_search(decoder, contexts, positions, settings)]
             width = max(len(hypothesis.tokens) for hypothesis in found)
             tokens = np.full((len(found), width), special["pad"])
             for row, hypothesis in enumerate(found):
