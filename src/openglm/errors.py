@@ -16,7 +16,7 @@ Messages say what was wrong, name the value, say what is allowed and, in `hint`,
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 LFS_MARK = b"version https://git-lfs"
@@ -117,3 +117,9 @@ def refuse_pointer(path: Path, error: type[OpenGLMError]) -> None:
             f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the file itself",
             hint="fetch it with `git lfs pull` or download it again",
         )
+
+
+def shorten(names: Sequence[str], shown: int = 8) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

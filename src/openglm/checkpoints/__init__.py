@@ -1,6 +1,14 @@
 """Official and own checkpoints: recognise, read, check, write."""
 
-from openglm.checkpoints.load import Loaded, describe_checkpoint, load_checkpoint
+from openglm.checkpoints.load import Loaded, load_checkpoint
 from openglm.checkpoints.save import save_checkpoint
+from openglm.checkpoints.source import Source, describe_checkpoint, open_checkpoint
 
-__all__ = ["Loaded", "describe_checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Loaded",
+    "Source",
+    "describe_checkpoint",
+    "load_checkpoint",
+    "open_checkpoint",
+    "save_checkpoint",
+]

@@ -30,9 +30,11 @@ NUMPY_STATE: list[Any] = [
     np.dtypes.UInt32DType,
 ]
 """What numpy's random state in official training checkpoints is made of: arrays, no code."""
+ZIP = b"PK\x03\x04"
+"""How files in torch's present format begin; they can be memory-mapped."""
 MAX_DEPTH = 8
 """Of dictionaries in dictionaries; CodeGeeX has 4."""
-_DTYPE_OF = {
+SAFETENSORS_DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
@@ -54,21 +56,28 @@ class WeightFile(Protocol):
     def get(self, name: str) -> Tensor:
         """One tensor, on the CPU."""
 
+    def reopen(self) -> None:
+        """Gives back the memory of what was read, except of tensors that are still held."""
+
 
 class SafetensorsFile:
     """A `.safetensors` file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.reopen()
+        self.names: list[str] = list(self.file.keys())
+
+    def reopen(self) -> None:
+        """See `WeightFile.reopen`."""
         try:
-            file: Any = safe_open(path, framework="pt", device="cpu")
+            self.file: Any = safe_open(self.path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{path} ({path.stat().st_size} bytes) is not a complete safetensors file: {error}",
+                f"{self.path} ({self.path.stat().st_size} bytes) is not a complete safetensors "
+                f"file: {error}",
                 hint="download it again",
             ) from error
-        self.file = file
-        self.names: list[str] = list(file.keys())
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """See `WeightFile.shapes`."""
@@ -77,7 +86,7 @@ class SafetensorsFile:
     def dtypes(self) -> dict[str, torch.dtype | str]:
         """See `WeightFile.dtypes`."""
         found = {name: self.file.get_slice(name).get_dtype() for name in self.names}
-        return {name: _DTYPE_OF.get(dtype, dtype) for name, dtype in found.items()}
+        return {name: SAFETENSORS_DTYPES.get(dtype, dtype) for name, dtype in found.items()}
 
     def get(self, name: str) -> Tensor:
         """See `WeightFile.get`."""
@@ -94,8 +103,14 @@ class PickleFile:
     """
 
     def __init__(self, path: Path, key: str | None = None) -> None:
-        self.path = path
-        self.content = _load_pickle(path)
+        self.path, self.key = path, key
+        with path.open("rb") as file:
+            self.is_mapped = file.read(4) == ZIP  # older files are read whole
+        self._open()
+
+    def _open(self) -> None:
+        path, key = self.path, self.key
+        self.content = _load_pickle(path, self.is_mapped)
         tensors: Any = self.content if key is None else self.content.get(key)
         if not isinstance(tensors, Mapping):
             raise CheckpointError(
@@ -120,13 +135,18 @@ class PickleFile:
     def dtypes(self) -> dict[str, torch.dtype | str]:
         """See `WeightFile.dtypes`."""
         return {
-            name: t.dtype if t.dtype in _DTYPE_OF.values() else str(t.dtype)
+            name: t.dtype if t.dtype in SAFETENSORS_DTYPES.values() else str(t.dtype)
             for name, t in self.tensors.items()
         }
 
     def get(self, name: str) -> Tensor:
         """See `WeightFile.get`."""
         return self.tensors[name]
+
+    def reopen(self) -> None:
+        """See `WeightFile.reopen`; a file that was read whole stays as it is."""
+        if self.is_mapped:
+            self._open()
 
 
 def _flatten(
@@ -161,10 +181,11 @@ def open_weights(path: Path, key: str | None = None) -> WeightFile:
     return SafetensorsFile(path) if path.suffix == ".safetensors" else PickleFile(path, key)
 
 
-def _load_pickle(path: Path) -> dict[str, Any]:
+def _load_pickle(path: Path, is_mapped: bool) -> dict[str, Any]:
     content: Any
     try:
-        content = _torch_load(path)
+        with torch.serialization.safe_globals(NUMPY_STATE):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except pickle.UnpicklingError as error:
         wanted = _GLOBAL.search(str(error))
         reason = (
@@ -185,11 +206,3 @@ def _load_pickle(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary")
     return content
-
-
-def _torch_load(path: Path) -> object:
-    """Memory-mapped if the file is in torch's zip format, read whole if it is older."""
-    with path.open("rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-    with torch.serialization.safe_globals(NUMPY_STATE):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)

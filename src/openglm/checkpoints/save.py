@@ -6,18 +6,20 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from openglm.checkpoints.layouts import FORMAT_VERSION, TRACKERS
-from openglm.checkpoints.maps import FAMILIES, Family
+from openglm.checkpoints.maps import FAMILIES, Family, Row
 from openglm.checkpoints.maps.table import SCALE
+from openglm.checkpoints.planned import Specs, plan_safetensors, plan_torch
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError, UsageError, suggest
 from openglm.model import build
@@ -28,12 +30,26 @@ SHARD_BYTES = 4 << 30
 MEGATRON_TAG = "release"
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is to be written: `save_checkpoint`'s arguments, and the tensors' shapes and dtypes."""
+
+    config: ModelConfig
+    weights: Mapping[str, Tensor]
+    specs: Specs
+    bits: int
+    num_ranks: int
+    about: dict[str, Any]
+    token_ids: dict[str, int]
+
+
 def save_checkpoint(
     folder: Path,
     config: ModelConfig,
-    weights: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     layout: str,
     *,
+    dtype: torch.dtype | None = None,
     tokenizer: Tokenizer | None = None,
     num_ranks: int = 1,
     about: dict[str, Any] | None = None,
@@ -41,11 +57,15 @@ def save_checkpoint(
 ) -> None:
     """Writes `weights` (our names) as a checkpoint folder, atomically.
 
+    Each weight is asked for once or a few times, and nothing is kept: with a `Source`, no more than
+    one group of tensors is in memory.
+
     Args:
         folder: must not exist yet.
         config: the architecture.
         weights: every parameter of the network by our name.
         layout: openglm, hf, megatron or sat.
+        dtype: of floating-point weights; None = that of the final norm.
         tokenizer: its files go along.
         num_ranks: tensor-parallel degree, megatron and sat only.
         about: free metadata kept in an openglm folder.
@@ -65,13 +85,17 @@ def save_checkpoint(
         raise UsageError(
             "quantized weights cannot be written as rank files", hint="write them as hf or openglm"
         )
-    missing = sorted(set(rowwise(build(config), bits).state_dict()) ^ set(weights))
+    parameters = rowwise(build(config), bits).state_dict()
+    missing = sorted(set(parameters) ^ set(weights))
     if missing:
         raise CheckpointError(f"these weights are missing or unknown: {', '.join(missing[:8])}")
+    floating = dtype or weights["final_norm.weight"].dtype
+    specs = {n: p if p.dtype == torch.int8 else p.to(floating) for n, p in parameters.items()}
+    job = _Job(config, weights, specs, bits, num_ranks, about or {}, token_ids or {})
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        WRITERS[layout](building, config, weights, num_ranks, about or {}, token_ids or {})
+        WRITERS[layout](building, job)
         if tokenizer is not None:
             for name, path in tokenizer.files().items():
                 shutil.copyfile(path, building / name)
@@ -82,68 +106,59 @@ def save_checkpoint(
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write_openglm(
-    folder: Path,
-    config: ModelConfig,
-    weights: dict[str, Tensor],
-    num_ranks: int,
-    about: dict[str, Any],
-    token_ids: dict[str, int],
-) -> None:
+def _write_openglm(folder: Path, job: _Job) -> None:
     description = {
         "format": "openglm",
         "format_version": FORMAT_VERSION,
-        "model": config.to_dict(),
-        "about": about,
-        **({"token_ids": token_ids} if token_ids else {}),
-        **_quantization(config, weights),
+        "model": job.config.to_dict(),
+        "about": job.about,
+        **({"token_ids": job.token_ids} if job.token_ids else {}),
+        **_quantization(job),
     }
     _write_json(folder / "config.json", description)
-    _write_shards(folder, iter(weights.items()))
+    _write_shards(folder, job.specs, job.weights.__getitem__)
 
 
-def _write_hf(
-    folder: Path,
-    config: ModelConfig,
-    weights: dict[str, Tensor],
-    num_ranks: int,
-    about: dict[str, Any],
-    token_ids: dict[str, int],
-) -> None:
-    dtype = next(iter(weights.values())).dtype
-    family = _family(config, "hf", stored_bits(config, weights))
-    values = {"torch_dtype": str(dtype).removeprefix("torch.")} | family.to_json(config)
-    values |= family.token_json(token_ids) | _quantization(config, weights)
+def _write_hf(folder: Path, job: _Job) -> None:
+    family = _family(job.config, "hf", job.bits)
+    dtype = job.specs["final_norm.weight"].dtype
+    values = {"torch_dtype": str(dtype).removeprefix("torch.")} | family.to_json(job.config)
+    values |= family.token_json(job.token_ids) | _quantization(job)
     _write_json(folder / "config.json", values)
-    _write_shards(folder, _foreign(family, config, weights, 0, 1))
+    rows = _rows(family, job)
+
+    def read(name: str) -> Tensor:
+        return rows[name].write([job.weights[target] for target in rows[name].targets], 0, 1)
+
+    _write_shards(folder, _foreign_specs(rows, job), read)
 
 
-def _write_ranks(
-    folder: Path,
-    config: ModelConfig,
-    weights: dict[str, Tensor],
-    num_ranks: int,
-    about: dict[str, Any],
-    token_ids: dict[str, int],
-    layout: str,
-) -> None:
-    family = _family(config, layout)
+def _write_ranks(folder: Path, job: _Job, layout: str) -> None:
+    family = _family(job.config, layout)
     # The description makes the head count and the GELU variant part of the checkpoint.
-    description = family.to_json(config) | family.token_json(token_ids)
+    description = family.to_json(job.config) | family.token_json(job.token_ids)
     _write_json(folder / family.description_file, description)
     for tracker in TRACKERS:
         (folder / tracker).write_text(MEGATRON_TAG, encoding="utf-8")
     (folder / MEGATRON_TAG).mkdir()
-    for rank in range(num_ranks):
-        content = {
-            "module": family.nest(dict(_foreign(family, config, weights, rank, num_ranks))),
-            "mp_world_size": num_ranks,
-            "iteration": 0,
-        }
-        torch.save(content, folder / MEGATRON_TAG / f"mp_rank_{rank:02d}_model_states.pt")
+    rows = _rows(family, job)
+    specs = _foreign_specs(rows, job)
+
+    def content(tensors: dict[str, Tensor]) -> dict[str, Any]:
+        return {"module": family.nest(tensors), "mp_world_size": job.num_ranks, "iteration": 0}
+
+    with ExitStack() as stack:
+        files = []
+        for rank in range(job.num_ranks):
+            path = folder / MEGATRON_TAG / f"mp_rank_{rank:02d}_model_states.pt"
+            files.append(stack.enter_context(plan_torch(path, specs, content)))
+        for name, row in rows.items():
+            tensors = [job.weights[target] for target in row.targets]
+            for rank, file in enumerate(files):
+                file.put(name, row.write(tensors, rank, job.num_ranks))
 
 
-WRITERS: dict[str, Callable[..., None]] = {
+WRITERS: dict[str, Callable[[Path, _Job], None]] = {
     "openglm": _write_openglm,
     "hf": _write_hf,
     "megatron": partial(_write_ranks, layout="megatron"),
@@ -152,7 +167,7 @@ WRITERS: dict[str, Callable[..., None]] = {
 RANK_LAYOUTS = ("megatron", "sat")
 
 
-def stored_bits(config: ModelConfig, weights: dict[str, Tensor]) -> int:
+def stored_bits(config: ModelConfig, weights: Mapping[str, Tensor]) -> int:
     """8 or 4 for official row-wise quantized weights, 0 for others."""
     name = "layers.0.attention.q_proj.weight"
     if name + SCALE not in weights:
@@ -160,9 +175,8 @@ def stored_bits(config: ModelConfig, weights: dict[str, Tensor]) -> int:
     return 8 if weights[name].shape[1] == config.hidden_size else 4
 
 
-def _quantization(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Any]:
-    bits = stored_bits(config, weights)
-    return {"quantization_bit": bits} if bits else {}
+def _quantization(job: _Job) -> dict[str, Any]:
+    return {"quantization_bit": job.bits} if job.bits else {}
 
 
 def _family(config: ModelConfig, layout: str, bits: int = 0) -> Family:
@@ -182,44 +196,41 @@ def _family(config: ModelConfig, layout: str, bits: int = 0) -> Family:
     )
 
 
-def _foreign(
-    family: Family, config: ModelConfig, weights: dict[str, Tensor], rank: int, num_ranks: int
-) -> Iterator[tuple[str, Tensor]]:
-    names = family.name_map(config).with_scales(weights)
-    for name, row in names.expand(config.num_layers).items():
-        if not row.targets:
-            continue
-        tensor = row.write([weights[target] for target in row.targets], rank, num_ranks)
-        yield name, tensor.clone()  # cuts are views; a saved view would carry its whole storage
+def _rows(family: Family, job: _Job) -> dict[str, Row]:
+    """Foreign name -> row, of the tensors that are written."""
+    names = family.name_map(job.config).with_scales(job.specs)
+    return {n: row for n, row in names.expand(job.config.num_layers).items() if row.targets}
 
 
-def _write_shards(folder: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
+def _foreign_specs(rows: dict[str, Row], job: _Job) -> Specs:
+    """What one rank holds."""
+    specs = {}
+    for name, row in rows.items():
+        targets = [job.specs[target] for target in row.targets]
+        shape = row.shape([tuple(target.shape) for target in targets], job.num_ranks)
+        specs[name] = torch.empty(shape, dtype=targets[0].dtype, device="meta")
+    return specs
+
+
+def _write_shards(folder: Path, specs: Specs, read: Callable[[str], Tensor]) -> None:
     """Writes `model.safetensors`, or numbered shards of at most `SHARD_BYTES` with an index."""
-    shards: list[list[str]] = []
-    pending: dict[str, Tensor] = {}
+    shards: list[dict[str, Tensor]] = [{}]
     size = 0
-
-    def flush() -> None:
-        save_file(pending, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
-        shards.append(list(pending))
-        pending.clear()
-
-    for name, tensor in tensors:
-        if pending and size + tensor.nbytes > SHARD_BYTES:
-            flush()
+    for name, spec in specs.items():
+        if shards[-1] and size + spec.nbytes > SHARD_BYTES:
+            shards.append({})
             size = 0
-        pending[name] = tensor.contiguous()
-        size += tensor.nbytes
-    flush()
-    if len(shards) == 1:
-        os.rename(folder / "shard-0", folder / "model.safetensors")
-        return
+        shards[-1][name] = spec
+        size += spec.nbytes
     weight_map: dict[str, str] = {}
-    for number, names in enumerate(shards):
-        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        os.rename(folder / f"shard-{number}", folder / file)
-        weight_map |= dict.fromkeys(names, file)
-    _write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+    for number, shard in enumerate(shards, start=1):
+        part = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+        weight_map |= dict.fromkeys(shard, f"model{part}.safetensors")
+        with plan_safetensors(folder / f"model{part}.safetensors", shard) as file:
+            for name in shard:
+                file.put(name, read(name))
+    if len(shards) > 1:
+        _write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
 
 
 def _make_readable(folder: Path) -> None:

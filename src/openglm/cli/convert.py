@@ -33,47 +33,48 @@ def convert(
     json: options.Json = False,
 ) -> None:
     """Converts a checkpoint; names and shapes are checked, values are copied bit for bit."""
-    from openglm.checkpoints import load_checkpoint, save_checkpoint
+    from openglm.checkpoints import open_checkpoint, save_checkpoint
     from openglm.cli.output import console, print_json
     from openglm.home import find_model
     from openglm.loading import parse_dtype
     from openglm.tokenizers import find_tokenizer
 
     folder = find_model(source)
-    loaded = load_checkpoint(folder, None if dtype == "auto" else parse_dtype(dtype))
-    weights = dict(loaded.model.named_parameters())
-    about = loaded.metadata or {"converted_from": loaded.layout}
+    opened = open_checkpoint(folder)
+    weights_dtype = opened.stored_dtype if dtype == "auto" else parse_dtype(dtype)
     save_checkpoint(
         target,
-        loaded.config,
-        {name: parameter.data for name, parameter in weights.items()},
+        opened.config,
+        opened,
         to,
+        dtype=weights_dtype,
         tokenizer=find_tokenizer(Path(tokenizer) if tokenizer else folder),
         num_ranks=tp,
-        about=about,
-        token_ids=loaded.token_ids,
+        about=opened.metadata or {"converted_from": opened.layout},
+        token_ids=opened.token_ids,
     )
-    stored = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    opened.warn_of_differing_heads()
+    stored = str(weights_dtype).removeprefix("torch.")
     if json:
         print_json(
             {
                 "source": str(folder),
-                "from": loaded.layout,
+                "from": opened.layout,
                 "target": str(target),
                 "to": to,
                 "tensor_parallel": tp,
                 "dtype": stored,
-                "parameters": loaded.config.num_parameters,
+                "parameters": opened.config.num_parameters,
             }
         )
         return
-    is_glm = loaded.config.position in ("learned_2d", "learned")
-    if to == "hf" and is_glm and loaded.config.activation == "gelu_tanh":
+    is_glm = opened.config.position in ("learned_2d", "learned")
+    if to == "hf" and is_glm and opened.config.activation == "gelu_tanh":
         console.print(
             "[yellow]note:[/] these weights were made with the tanh GELU; the official Hugging "
             "Face code computes the exact one, which changes logits by about 1e-3"
         )
     console.print(
-        f"{loaded.layout} -> {to}: {loaded.config.num_parameters:,} parameters, {stored}, "
+        f"{opened.layout} -> {to}: {opened.config.num_parameters:,} parameters, {stored}, "
         f"{tp} rank(s), in {escape(str(target))}"
     )
