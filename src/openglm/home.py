@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from openglm.errors import ConfigError, suggest
-from openglm.registry import find_preset, presets
+from openglm.registry import RENAMED, find_checkpoint, is_repository, presets
 
 EMBEDDED = "mini"
 
@@ -17,6 +17,17 @@ def home() -> Path:
     folder = Path(os.environ.get("OPENGLM_HOME") or Path.home() / ".cache" / "openglm")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+def models() -> Path:
+    """The folder with a folder for each downloaded model."""
+    return home() / "models"
+
+
+def folder_name(repository: str) -> str:
+    """The folder of a repository `organisation/name`, the same for both names of a renamed one."""
+    organisation, name = repository.split("/")
+    return f"{RENAMED.get(organisation.lower(), organisation)}--{name}"
 
 
 def find_model(name: str) -> Path:
@@ -40,15 +51,20 @@ def find_model(name: str) -> Path:
         return Path(name)
     if os.path.isfile(name):
         raise ConfigError(f"{name} is a file", hint=f"name its folder, {Path(name).parent}")
-    key = find_preset(name)
-    if key is not None:
-        folder = home() / "models" / key
+    key = find_checkpoint(name)
+    places = [models() / folder_name(name)] if is_repository(name) else []
+    places += [models() / key] if key is not None else []
+    for folder in places:
         if folder.is_dir():
             return folder
+    if key is not None:
+        published = presets()[key].hub
         raise ConfigError(
             f"{name} is a known model, but its weights are not here",
-            hint=f"put the official folder at {folder}, from {presets()[key].source}",
+            hint=f"glm download {key}" if published.repositories else published.by_hand,
         )
+    if is_repository(name):
+        raise ConfigError(f"{name} was not downloaded", hint=f"glm download {name}")
     raise ConfigError(
         f"{name!r} is neither a folder nor a known model",
         hint=suggest(name, [EMBEDDED, *presets()]),

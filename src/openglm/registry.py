@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,6 +12,33 @@ from typing import Any
 from openglm.config import ModelConfig
 from openglm.errors import ConfigError, suggest
 from openglm.settings import parse
+
+REPOSITORY = re.compile(r"(?=.{3,96}$)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+"""A name on a hub, `organisation/repository`."""
+RENAMED = {"thudm": "zai-org"}
+"""Organisations of Hugging Face that moved; the hub redirects the old names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """Where the files of a checkpoint are.
+
+    Args:
+        huggingface: repository on Hugging Face.
+        modelscope: repository on ModelScope.
+        revision: commit on Hugging Face, for a checkpoint that was replaced by a later one.
+        by_hand: how to get it where no hub has it, or may not have it.
+    """
+
+    huggingface: str | None = None
+    modelscope: str | None = None
+    revision: str | None = None
+    by_hand: str = ""
+
+    @property
+    def repositories(self) -> tuple[str, ...]:
+        """Its names on the hubs."""
+        return tuple(name for name in (self.huggingface, self.modelscope) if name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +53,7 @@ class Preset:
         tokenizer: kind, a key of `openglm.tokenizers.special.LAYOUTS`.
         objective: pretraining objectives.
         model: the architecture.
+        hub: where its files are.
         task_masks: trained with `[sMASK]` and `[gMASK]` besides `[MASK]`.
         aliases: other names, hub names among them.
     """
@@ -36,6 +65,7 @@ class Preset:
     tokenizer: str
     objective: str
     model: ModelConfig
+    hub: Published
     task_masks: bool = True
     aliases: list[str] = field(default_factory=list)
 
@@ -57,6 +87,25 @@ def find_preset(name: str) -> str | None:
         if name.lower() in (known.lower() for known in (key, *value.aliases)):
             return key
     return None
+
+
+def find_checkpoint(name: str) -> str | None:
+    """The key of the preset whose files the repository `name` holds, if there is one.
+
+    An alias says "this architecture": `THUDM/chatglm3-6b-base` is one of chatglm3-6b and holds
+    other weights. A copy under another organisation, `BAAI/glm-10b`, holds the same.
+    """
+    key = find_preset(name)
+    if key is None or "/" not in name:
+        return key
+    published = presets()[key].hub.repositories
+    own = {repository.split("/")[1].lower() for repository in published}
+    return key if not own or name.split("/")[1].lower() in own else None
+
+
+def is_repository(name: str) -> bool:
+    """Whether this is a name on a hub; such a name is safe as a part of a path, too."""
+    return bool(REPOSITORY.fullmatch(name)) and not (".." in name or "--" in name)
 
 
 def preset(name: str) -> Preset:
