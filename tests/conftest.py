@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from helpers_data import (
     write_bpe,
     write_wordpiece,
 )
+from helpers_hub import HubServer, running
 from openglm.tokenizers.bpe import BytePairTokenizer
 from openglm.tokenizers.chinese import ChineseTokenizer
 from openglm.tokenizers.mini import MiniTokenizer, train
@@ -118,3 +120,27 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> MiniTokenizer:
     """A tokenizer trained by this package."""
     path = tmp_path_factory.mktemp("mini") / "tokenizer.model"
     return train(iter(CORPUS), path, vocab_size=400)
+
+
+@pytest.fixture(scope="session")
+def hub_session() -> Iterator[None]:
+    """The client that huggingface_hub keeps, closed behind the last test."""
+    from huggingface_hub import close_session
+
+    yield
+    close_session()
+
+
+@pytest.fixture
+def hub_server(
+    hub_session: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[HubServer]:
+    """A hub of our own, an empty user folder, no login, and no waiting between tries."""
+    monkeypatch.setenv("OPENGLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("HF_TOKEN", "HF_ENDPOINT", "MODELSCOPE_ENDPOINT", "MODELSCOPE_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("openglm.hub.network.sleep", lambda _: None)
+    with running() as server:
+        yield server

@@ -8,7 +8,8 @@
     ├── DataError                6   training text
     ├── RequestError             7   a generation request that cannot be honoured
     ├── TrainingStopped          8   the watchdog ended a run
-    └── VerificationError        9   recorded numbers were not reproduced
+    ├── VerificationError        9   recorded numbers were not reproduced
+    └── DownloadError           10   files of a hub or a folder that cannot be had or trusted
 
 Messages say what was wrong, name the value, say what is allowed and, in `hint`, what to do.
 """
@@ -92,6 +93,12 @@ class VerificationError(OpenGLMError):
     """Recorded numbers were not reproduced within the tolerance."""
 
     exit_code = 9
+
+
+class DownloadError(OpenGLMError):
+    """Files that a hub or a folder does not have, does not give, or gives wrongly."""
+
+    exit_code = 10
 
 
 def suggest(name: str, known: Iterable[str], aliases: Iterable[str] = ()) -> str:
