@@ -15,7 +15,13 @@ from openglm.cli.main import _run
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-RUN_IN_FULL = ("README.md", "docs/fill.md", "docs/train.md", "docs/checkpoints.md")
+RUN_IN_FULL = (
+    "README.md",
+    "docs/fill.md",
+    "docs/train.md",
+    "docs/checkpoints.md",
+    "docs/download.md",
+)
 
 
 def _blocks(language: str) -> list[tuple[str, str]]:

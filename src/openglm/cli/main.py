@@ -1,7 +1,7 @@
 """`glm`: the entry point. Errors are one line with a hint and an exit code of their own.
 
 Exit codes: 0 success, 1 unexpected, 2 usage, 3 configuration, 4 checkpoint, 5 tokenizer, 6 data,
-7 request, 8 training stopped, 9 verification failed, 130 interrupted.
+7 request, 8 training stopped, 9 verification failed, 10 download, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from openglm.cli import (
     convert,
     demo,
     doctor,
+    download,
     fill,
     generate,
     info,
@@ -38,7 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (demo, fill, generate, info, doctor, verify, convert, pretrain):
+for module in (demo, fill, generate, info, download, doctor, verify, convert, pretrain):
     module.register(app)
 
 
