@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from openglm.adapters.prefix import load_prefix
-from openglm.checkpoints import load_checkpoint
+from openglm.checkpoints import load_checkpoint, load_random
 from openglm.errors import UnknownTokenizerError, UsageError
 from openglm.home import find_model
 from openglm.language_model import LanguageModel
 from openglm.memory import QUANTIZED_BITS
+from openglm.registry import preset
 from openglm.tokenizers import find_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,6 +27,7 @@ def load(
     description: dict[str, Any] | None = None,
     exact_rotary: bool = False,
     prefix: str | Path | None = None,
+    random_weights: bool = False,
 ) -> LanguageModel:
     """Loads a model.
 
@@ -39,6 +41,8 @@ def load(
         exact_rotary: compute rotary angles in float32. GLM-130B, ChatGLM-6B, ChatGLM2 and CodeGeeX2
             were released, and trained, with half-precision angles; False does as they do.
         prefix: a P-Tuning v2 checkpoint (folder or file) that was trained for this model.
+        random_weights: draw weights instead of reading them; `name` may then be any preset. For
+            measuring speed and memory: such a model writes noise, and has no tokenizer.
 
     Raises:
         ConfigError: unknown name.
@@ -46,10 +50,14 @@ def load(
         TokenizerError: damaged vocabulary files, or those of another revision than the weights.
         UsageError: unknown dtype or device.
     """
-    folder = find_model(str(name))
     place = pick_device(device)
     bits = QUANTIZED_BITS.get(dtype, 0)
     kind = _dtype("auto" if bits else dtype, place)
+    if random_weights:
+        config = preset(str(name)).model
+        network = load_random(config, kind or torch.bfloat16, place, bits)
+        return LanguageModel(network, None, f"{name} (random weights)")
+    folder = find_model(str(name))
     loaded = load_checkpoint(folder, kind, place, description, exact_rotary, bits)
     if prefix is not None:
         loaded.model.prefix = load_prefix(Path(prefix), loaded.config)

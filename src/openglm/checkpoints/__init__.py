@@ -1,6 +1,6 @@
 """Official and own checkpoints: recognise, read, check, write."""
 
-from openglm.checkpoints.load import Loaded, load_checkpoint
+from openglm.checkpoints.load import Loaded, load_checkpoint, load_random
 from openglm.checkpoints.save import save_checkpoint
 from openglm.checkpoints.source import Source, describe_checkpoint, open_checkpoint
 
@@ -9,6 +9,7 @@ __all__ = [
     "Source",
     "describe_checkpoint",
     "load_checkpoint",
+    "load_random",
     "open_checkpoint",
     "save_checkpoint",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from openglm.checkpoints.maps.table import SCALE
+from openglm.checkpoints.random import RandomWeights
 from openglm.checkpoints.source import naming, open_checkpoint
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError
 from openglm.model import Transformer, build
+from openglm.process import return_freed_memory
 from openglm.quant.linear import RowwiseLinear, rowwise
 from openglm.quant.rowwise import pack_nibbles, quantize_rows
+
+
+LARGE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,34 +74,52 @@ def load_checkpoint(
                 f"the weights are quantized to {source.bits} bits and cannot be brought to {bits}",
                 hint=f"load them with dtype=int{source.bits} or auto, or take the fp16 files",
             )
-        model = rowwise(build(source.config), source.bits or bits)
-        for name, tensor in source.items():
-            place(model, name, tensor, dtype or source.stored_dtype, device)
+        bits = source.bits or bits
+        model = _fill(source.config, source, dtype or source.stored_dtype, device, bits)
         source.warn_of_differing_heads()
     return Loaded(
-        model.eval(),
+        model,
         source.config,
         folder,
         source.layout,
         source.token_ids,
         source.stored_dtype,
         source.metadata,
-        source.bits or bits,
+        bits,
     )
 
 
-def place(
+def load_random(
+    config: ModelConfig,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    bits: int = 0,
+    seed: int = 0,
+) -> Transformer:
+    """A network of these shapes with random weights; arguments as of `load_checkpoint`."""
+    return _fill(config, RandomWeights(config, seed, dtype), dtype, device, bits)
+
+
+def _fill(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    bits: int,
+) -> Transformer:
+    """The network in eval mode, filled tensor by tensor."""
+    model = rowwise(build(config), bits)
+    for name, tensor in weights.items():
+        _place(model, name, tensor, dtype, device)
+        if tensor.nbytes > LARGE_BYTES:
+            return_freed_memory()  # or intermediate results of all sizes pile up
+    return model.eval()
+
+
+def _place(
     model: Transformer, name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device | str
 ) -> None:
-    """Puts a tensor of the files into the network, quantized if the network wants integers.
-
-    Args:
-        model: on the meta device, as far as it is still empty.
-        name: ours.
-        tensor: floating point, or int8 as the network has it.
-        dtype: of floating-point parameters.
-        device: where it goes.
-    """
+    """Puts a tensor into the network, quantized if the network wants integers."""
     layer = model.get_submodule(name.rpartition(".")[0])
     if tensor.dtype == torch.int8:
         _assign(model, name, tensor.to(device))

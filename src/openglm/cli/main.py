@@ -15,6 +15,7 @@ import typer
 
 from openglm import __version__
 from openglm.cli import (
+    bench,
     convert,
     demo,
     doctor,
@@ -39,7 +40,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (demo, fill, generate, info, download, doctor, verify, convert, pretrain):
+for module in (demo, fill, generate, info, download, doctor, bench, verify, convert, pretrain):
     module.register(app)
 
 

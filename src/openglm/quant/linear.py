@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from openglm.model import Transformer
-from openglm.quant.rowwise import dequantize_rows
+from openglm.quant.rowwise import ROWS_AT_ONCE, dequantize_rows
 
 PARTS = ("layers", "top_layer")
 """Parts of a network that the official code quantizes; embeddings, norms and head stay as is."""
 
 
 class RowwiseLinear(nn.Module):
-    """x W^T + b, where W is dequantized for each call.
+    """x W^T + b, where W is dequantized for each call, some rows at a time.
 
     Args:
         in_features: columns of the weight.
@@ -34,8 +34,16 @@ class RowwiseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        weight = dequantize_rows(self.weight, self.weight_scale, self.bits, x.dtype)
-        return linear(x, weight, self.bias)
+        parts = [
+            linear(x, dequantize_rows(rows, scale, self.bits, x.dtype))
+            for rows, scale in zip(
+                torch.split(self.weight, ROWS_AT_ONCE),
+                torch.split(self.weight_scale, ROWS_AT_ONCE),
+                strict=True,
+            )
+        ]
+        whole = torch.cat(parts, dim=-1)  # (..., out)
+        return whole if self.bias is None else whole + self.bias
 
 
 def rowwise(model: Transformer, bits: int) -> Transformer:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 LARGEST = {8: 127, 4: 7}
+ROWS_AT_ONCE = 1024
+"""Intermediate results are several times as large as the weights they are made of."""
 
 
 def quantize_rows(weight: Tensor, bits: int, half_scale: bool = False) -> tuple[Tensor, Tensor]:
@@ -23,11 +25,15 @@ def quantize_rows(weight: Tensor, bits: int, half_scale: bool = False) -> tuple[
         bits: 8 or 4; INT4 values are from -8 to 7, not packed.
         half_scale: round the scale to fp16 first (ChatGLM-6B).
     """
-    scale = weight.abs().max(dim=-1).values / LARGEST[bits]
-    if half_scale:
-        scale = scale.half()
-    rounded = torch.round(weight / scale[:, None])
-    return rounded.to(torch.int32).to(torch.int8), scale
+    values = torch.empty(weight.shape, dtype=torch.int8)
+    scales = torch.empty(len(weight), dtype=torch.float16 if half_scale else weight.dtype)
+    for start in range(0, len(weight), ROWS_AT_ONCE):
+        rows = weight[start : start + ROWS_AT_ONCE]
+        scale = (rows.abs().amax(dim=-1) / LARGEST[bits]).to(scales.dtype)
+        rounded = torch.round(rows / scale[:, None])
+        values[start : start + ROWS_AT_ONCE] = rounded.to(torch.int32).to(torch.int8)
+        scales[start : start + ROWS_AT_ONCE] = scale
+    return values, scales
 
 
 def pack_nibbles(values: Tensor) -> Tensor:
@@ -53,4 +59,4 @@ def dequantize_rows(values: Tensor, scale: Tensor, bits: int, dtype: torch.dtype
         dtype: of the result and of the product.
     """
     whole = unpack_nibbles(values) if bits == 4 else values
-    return whole.to(dtype) * scale.to(dtype)[:, None]
+    return whole.to(dtype).mul_(scale.to(dtype)[:, None])
