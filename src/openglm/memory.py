@@ -22,23 +22,75 @@ def linear_shapes(config: ModelConfig) -> list[tuple[int, int]]:
     return [(c, c), (kv, c), (kv, c), (c, c), *[(f, c)] * (1 + config.is_gated), (c, f)]
 
 
-def weight_bytes(config: ModelConfig, dtype: str) -> int:
+def weight_bytes(config: ModelConfig, dtype: str, kept_width: int = KEPT_WIDTH) -> int:
     """All weights.
 
     Args:
         config: the architecture.
         dtype: a key of `WIDTHS` or `QUANTIZED_BITS`.
+        kept_width: bytes of a number that quantization leaves alone: 2 in files and on GPUs, 4 on
+            CPUs, where float32 is computed in.
     """
     if dtype in WIDTHS:
         return config.num_parameters * WIDTHS[dtype]
     shapes = linear_shapes(config) * config.num_cached_layers
     in_linears = sum(rows * columns for rows, columns in shapes)
     packed = sum(rows * columns * QUANTIZED_BITS[dtype] // 8 for rows, columns in shapes)
-    scales = sum(rows for rows, _ in shapes) * KEPT_WIDTH
-    return packed + scales + (config.num_parameters - in_linears) * KEPT_WIDTH
+    scales = sum(rows for rows, _ in shapes) * kept_width
+    return packed + scales + (config.num_parameters - in_linears) * kept_width
 
 
 def cache_bytes(config: ModelConfig, num_tokens: int, width: float = KEPT_WIDTH) -> int:
     """Keys and values of one sequence: 2 * layers * key/value heads * head_dim per token."""
     per_token = 2 * config.num_cached_layers * config.kv_heads * config.head_dim
     return int(per_token * num_tokens * width)
+
+
+def streamed_bytes(config: ModelConfig, dtype: str, kept_width: int = KEPT_WIDTH) -> int:
+    """Weights that each new token reads: all but tables in which only a row is looked up."""
+    num_tables = {"learned_2d": 2, "learned": 1}.get(config.position, 0) + config.top_query
+    rows = num_tables * config.position_rows
+    rows += 0 if config.tie_word_embeddings else config.vocab_size
+    width = WIDTHS.get(dtype, kept_width)
+    return weight_bytes(config, dtype, kept_width) - rows * config.hidden_size * width
+
+
+MASK_COPIES = 3
+"""Float32 matrices (tokens, keys) that one forward pass holds: the mask, padded, and clamped."""
+
+
+def prefill_bytes(config: ModelConfig, num_tokens: int, num_keys: int, width: int) -> int:
+    """Intermediate results while a prompt is read: those of the widest moment of one block.
+
+    That is the MLP: its input, the residual and the inner tensors; and the mask over all keys.
+
+    Args:
+        config: the architecture.
+        num_tokens: read at once.
+        num_keys: attended to, cached ones included.
+        width: bytes of a number.
+    """
+    inner = (3 + config.is_gated) * config.intermediate_size
+    per_token = (3 * config.hidden_size + inner) * width
+    return num_tokens * (per_token + MASK_COPIES * 4 * num_keys)
+
+
+def saved_bytes(config: ModelConfig, num_tokens: int, width: int = 4) -> int:
+    """What the forward pass of one layer's block keeps for the backward pass, without dropout.
+
+    Per token: queries, keys, values, what attention gives and what each norm takes and gives, the
+    inner tensors of the MLP, and the statistics of norms and softmax. RMSNorm keeps a normalised
+    copy besides, and norms are computed in float32.
+
+    Args:
+        config: the architecture.
+        num_tokens: of a batch.
+        width: bytes of a number outside the norms: 4, or 2 under autocast.
+    """
+    c, kv = config.hidden_size, config.kv_heads * config.head_dim
+    is_rms = config.norm == "rmsnorm"
+    num_norms = 4 if config.residual == "sandwich" else 2
+    in_norms = num_norms * (1 + is_rms) * c
+    statistics = num_norms * (1 if is_rms else 2) + config.num_attention_heads
+    inner = (4 if config.is_gated else 2) * config.intermediate_size
+    return num_tokens * (4 * (in_norms + statistics) + width * (4 * c + 2 * kv + inner))

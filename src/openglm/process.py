@@ -47,3 +47,12 @@ def return_freed_memory() -> None:
         library = ctypes.CDLL(None)
         if hasattr(library, "malloc_trim"):
             library.malloc_trim(0)
+
+
+def available_bytes() -> int | None:
+    """Memory that new processes could have; None where the system does not say."""
+    file = Path("/proc/meminfo")
+    found = (
+        re.search(r"^MemAvailable:\s+(\d+) kB$", file.read_text(), re.M) if file.is_file() else None
+    )
+    return int(found.group(1)) * 1024 if found else None

@@ -16,6 +16,8 @@ from helpers_models import (
     scripted_model,
     tiny_config,
 )
+from openglm.engine import decoder as decoder_module
+from openglm.engine.decoder import Decoder
 from openglm.language_model import LanguageModel
 
 ROWS = 432
@@ -296,3 +298,15 @@ def test_unidirectional_score_equals_full_passes(model):
         expected = log_p[range(len(ids)), ids]
         assert found.log_probabilities == pytest.approx(expected.tolist(), abs=1e-5)
         assert found.score == pytest.approx(float(expected.sum()), abs=1e-4)
+
+
+def test_causal_contexts_read_in_pieces_equal_one_piece(monkeypatch):
+    """A long prompt of a causal model is read wrongly at the border of two pieces."""
+    model = random_model(tiny_config(position="rotary"))
+    ids = torch.arange(23)[None]
+    whole = Decoder(model, ids, 1, is_causal=True).feed_blank([5], 22, 1, True)
+    monkeypatch.setattr(decoder_module, "READ_AT_ONCE", 5)
+    pieces = Decoder(model, ids, 1, is_causal=True).feed_blank([5], 22, 1, True)
+    torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=0)
+    whole_prefix = Decoder(model, ids, 1).feed_blank([5], 22, 1, True)
+    assert not torch.allclose(whole_prefix, whole)

@@ -20,8 +20,8 @@ from openglm.process import return_freed_memory
 from openglm.quant.linear import RowwiseLinear, rowwise
 from openglm.quant.rowwise import pack_nibbles, quantize_rows
 
-
-LARGE_BYTES = 16 << 20
+TRIM_BYTES = 64 << 20
+"""After so many bytes of weights, what the C library keeps of freed memory goes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +109,14 @@ def _fill(
 ) -> Transformer:
     """The network in eval mode, filled tensor by tensor."""
     model = rowwise(build(config), bits)
+    num_bytes = 0
     for name, tensor in weights.items():
         _place(model, name, tensor, dtype, device)
-        if tensor.nbytes > LARGE_BYTES:
-            return_freed_memory()  # or intermediate results of all sizes pile up
+        num_bytes += tensor.nbytes
+        if num_bytes > TRIM_BYTES:  # or intermediate results of all sizes pile up
+            return_freed_memory()
+            num_bytes = 0
+    return_freed_memory()
     return model.eval()
 
 

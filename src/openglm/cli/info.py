@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from openglm.cli import options
+from openglm.cli.architecture import find_architecture, origin_of
 from openglm.cli.language import say
 from openglm.memory import KEPT_WIDTH, WIDTHS, cache_bytes, weight_bytes
 
@@ -15,14 +16,6 @@ if TYPE_CHECKING:
     from openglm.config import ModelConfig
 
 DTYPES = ("float32", "bfloat16", "int8", "int4")
-MINI = {
-    "title": "mini",
-    "source": "trained by this project, recipes/mini; docs/models/mini.md",
-    "licence": "CC BY-SA 4.0",
-    "tokenizer": "mini",
-    "objective": "token + sentence + document",
-}
-"""What presets say of the others, of the built-in model."""
 CONTEXT_SHARES = (16, 4, 1)
 """The table shows contexts of a 16th and a quarter of the positions, and of all."""
 
@@ -51,7 +44,9 @@ def _list(as_json: bool) -> None:
 
     known = presets()
     if as_json:
-        print_json({name: _facts(preset.model) | _origin(preset) for name, preset in known.items()})
+        print_json(
+            {name: _facts(preset.model) | origin_of(preset) for name, preset in known.items()}
+        )
         return
     from rich.table import Table
 
@@ -69,7 +64,7 @@ def _list(as_json: bool) -> None:
 def _describe(name: str, as_json: bool) -> None:
     from openglm.cli.output import console, print_json, size
 
-    config, origin = _find(name)
+    config, origin = find_architecture(name)
     facts = _facts(config) | origin
     if as_json:
         print_json(facts)
@@ -92,28 +87,6 @@ def _describe(name: str, as_json: bool) -> None:
         totals = [size(weights + cache_bytes(config, n, width)) for n in contexts]
         table.add_row(f"{dtype}  {size(weights)}", *totals)
     console.print(table)
-
-
-def _find(name: str) -> tuple[ModelConfig, dict[str, Any]]:
-    """The architecture of a preset, or of a folder (its weights are not read)."""
-    import os
-
-    from openglm.home import EMBEDDED, find_model
-    from openglm.registry import preset
-
-    if name != EMBEDDED and not os.path.isdir(name):
-        found = preset(name)
-        return found.model, _origin(found)
-    from openglm.checkpoints import describe_checkpoint
-
-    config, layout, about = describe_checkpoint(find_model(name))
-    own = MINI if name == EMBEDDED else {}
-    return config, {"layout": layout, **own, **about}
-
-
-def _origin(preset: Any) -> dict[str, Any]:
-    keys = ("title", "source", "licence", "tokenizer", "objective", "task_masks", "aliases")
-    return {key: getattr(preset, key) for key in keys}
 
 
 def _facts(config: ModelConfig) -> dict[str, Any]:

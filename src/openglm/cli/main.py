@@ -23,6 +23,7 @@ from openglm.cli import (
     fill,
     generate,
     info,
+    plan,
     pretrain,
     verify,
 )
@@ -40,7 +41,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (demo, fill, generate, info, download, doctor, bench, verify, convert, pretrain):
+for module in (
+    demo,
+    fill,
+    generate,
+    info,
+    plan,
+    download,
+    doctor,
+    bench,
+    verify,
+    convert,
+    pretrain,
+):
     module.register(app)
 
 

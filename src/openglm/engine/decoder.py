@@ -9,6 +9,10 @@ from openglm.errors import RequestError
 from openglm.model import Transformer
 from openglm.nn.masks import MaskSpec
 
+READ_AT_ONCE = 2048
+"""Tokens of a causal context that go through the network together: what is held besides the cache
+does not grow with longer ones, and matrix products are not faster."""
+
 
 class Decoder:
     """Decodes one batch of contexts.
@@ -43,8 +47,11 @@ class Decoder:
         positions = torch.arange(length).expand(batch_size, length)
         prefix = MaskSpec.prefix(torch.full((batch_size,), length, device=device))
         mask = MaskSpec.causal() if is_causal else prefix
-        if length:
-            self._forward(context_ids, positions, torch.zeros_like(positions), mask)
+        blocks = torch.zeros_like(positions)
+        piece = READ_AT_ONCE if is_causal else length  # a context that sees itself is one piece
+        for start in range(0, length, max(piece, 1)):
+            part = slice(start, start + piece)
+            self._forward(context_ids[:, part], positions[:, part], blocks[:, part], mask)
 
     @torch.no_grad()
     def feed(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
