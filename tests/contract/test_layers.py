@@ -51,6 +51,7 @@ SIBLINGS = {
     ("planning", "memory"),
     ("home", "registry"),
     ("adapters", "checkpoints"),
+    ("checkpoints", "chat"),  # GGUF files hold the chat template
     ("checkpoints", "quant"),
     ("loading", "language_model"),
     ("verification", "language_model"),

@@ -80,15 +80,12 @@ def save_checkpoint(
     if folder.exists():
         raise CheckpointError(f"{folder} exists already", hint="name a new folder")
     _check_degree(config, layout, num_ranks)
-    bits = stored_bits(config, weights)
+    bits = check_weights(config, weights)
     if bits and layout in RANK_LAYOUTS:
         raise UsageError(
             "quantized weights cannot be written as rank files", hint="write them as hf or openglm"
         )
     parameters = rowwise(build(config), bits).state_dict()
-    missing = sorted(set(parameters) ^ set(weights))
-    if missing:
-        raise CheckpointError(f"these weights are missing or unknown: {', '.join(missing[:8])}")
     floating = dtype or weights["final_norm.weight"].dtype
     specs = {n: p if p.dtype == torch.int8 else p.to(floating) for n, p in parameters.items()}
     job = _Job(config, weights, specs, bits, num_ranks, about or {}, token_ids or {})
@@ -173,6 +170,15 @@ def stored_bits(config: ModelConfig, weights: Mapping[str, Tensor]) -> int:
     if name + SCALE not in weights:
         return 0
     return 8 if weights[name].shape[1] == config.hidden_size else 4
+
+
+def check_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> int:
+    """`stored_bits`; `CheckpointError` unless there is one tensor for every parameter."""
+    bits = stored_bits(config, weights)
+    missing = sorted(set(rowwise(build(config), bits).state_dict()) ^ set(weights))
+    if missing:
+        raise CheckpointError(f"these weights are missing or unknown: {', '.join(missing[:8])}")
+    return bits
 
 
 def _quantization(job: _Job) -> dict[str, Any]:

@@ -85,9 +85,10 @@ class Source(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         """One tensor, as stored, on the CPU; neighbours of its group are read with it."""
+        row = self._row_of[name]
         if name not in self._group:
             self._group = {}
-            self._group = self._read(self._row_of[name])
+            self._group = self._read(row)
         return self._group[name]
 
     def __iter__(self) -> Iterator[str]:

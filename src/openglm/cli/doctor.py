@@ -15,7 +15,11 @@ from rich.markup import escape
 from openglm.cli import options
 from openglm.cli.language import say
 
-EXTRAS = {"train": ("tensorboard", "matplotlib"), "bench": ("transformers",)}
+EXTRAS = {
+    "train": ("tensorboard", "matplotlib"),
+    "gguf": ("gguf",),
+    "bench": ("transformers",),
+}
 
 
 def register(app: typer.Typer) -> None:
