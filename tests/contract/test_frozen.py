@@ -6,6 +6,8 @@ import re
 import pytest
 
 import openglm
+from openglm.checkpoints.save import WRITERS
+from openglm.cli.convert import LAYOUTS
 from openglm.cli.main import _run
 from openglm.config import ModelConfig
 from openglm.language_model import LanguageModel
@@ -125,6 +127,11 @@ def test_state_dict_names() -> None:
         "final_norm.weight",
         "final_norm.bias",
     ]
+
+
+def test_layouts_of_convert() -> None:
+    """A layout that the library writes cannot be asked for, or the other way round."""
+    assert (*WRITERS, "gguf") == LAYOUTS
 
 
 @pytest.mark.parametrize("verb", FLAGS)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers_models import edit_json
 from openglm.cli.main import _run
 from openglm.registry import presets
 
@@ -124,6 +125,23 @@ def test_convert_round_trip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_convert_to_gguf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Users of llama.cpp get no file, not the one that they named, or unexpected numbers."""
+    source = tmp_path / "chatglm2"
+    shutil.copytree(GOLDENS.parent / "chatglm" / "chatglm2_tiny", source)
+    edit_json(source / "config.json", torch_dtype="float16")
+    folder = tmp_path / "models"
+    options = ["--to", "gguf", "--dtype", "int4"]
+    said = _json(capsys, "convert", str(source), str(folder), *options)
+    assert said["dtype"] == "Q4_0"
+    assert Path(said["target"]) == folder / "chatglm2-Q4_0.gguf"
+    assert Path(said["target"]).read_bytes()[:4] == b"GGUF"
+    named = tmp_path / "own.gguf"
+    assert _run(["convert", str(source), str(named), "--to", "gguf"], False) == 0
+    assert named.is_file()
+    assert "rotary angles in float16" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -134,6 +152,9 @@ def test_convert_round_trip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["fill", "a [MASK]", "--colour"], 2, "--colour"),
         (["fill", "a", "[MASK]"], 2, "quotes"),
         (["info", "glm-11b"], 3, "glm-10b"),
+        (["convert", "mini", "x", "--to", "ggfu"], 2, "'gguf'"),
+        (["convert", "mini", "x", "--to", "gguf", "--tp", "2"], 2, "--tp 2"),
+        (["convert", "mini", "x", "--to", "gguf"], 4, "position=learned_2d"),
         (["frobnicate"], 2, "frobnicate"),
     ],
 )

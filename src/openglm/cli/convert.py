@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from openglm.cli import options
 from openglm.cli.language import say
+from openglm.config import ModelConfig
+from openglm.errors import UsageError, suggest
+
+if TYPE_CHECKING:
+    from openglm.checkpoints import Source
+    from openglm.tokenizers import Tokenizer
+
+GGUF = "gguf"
+LAYOUTS = ("openglm", "hf", "megatron", "sat", GGUF)
 
 
 def register(app: typer.Typer) -> None:
@@ -19,42 +29,53 @@ def register(app: typer.Typer) -> None:
     )
 
 
+Target = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DST",
+        help=say(
+            "New folder. gguf: a new FILE.gguf, or a folder for SRC-TYPE.gguf.",
+            "新文件夹。gguf：新文件 FILE.gguf，或存放 SRC-TYPE.gguf 的文件夹。",
+        ),
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help=say(
+            "auto keeps the stored one. gguf: also int8 (Q8_0), int4 (Q4_0).",
+            "auto 为保持原类型。gguf 另有 int8（Q8_0）、int4（Q4_0）。",
+        )
+    ),
+]
+
+
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help=say("New folder.", "新文件夹。"))],
-    to: Annotated[str, typer.Option(help="openglm, hf, megatron, sat")],
+    target: Target,
+    to: Annotated[str, typer.Option(help=", ".join(LAYOUTS))],
     tp: Annotated[
         int, typer.Option(help=say("Tensor-parallel ranks (megatron, sat).", "张量并行份数。"))
     ] = 1,
-    dtype: Annotated[
-        str, typer.Option(help=say("auto keeps the stored one.", "auto 为保持原类型。"))
-    ] = "auto",
+    dtype: Dtype = "auto",
     tokenizer: options.TokenizerFolder = None,
     json: options.Json = False,
 ) -> None:
-    """Converts a checkpoint; names and shapes are checked, values are copied bit for bit."""
-    from openglm.checkpoints import open_checkpoint, save_checkpoint
+    """Converts a checkpoint as a stream; names and shapes are checked, values copied bit for bit."""
+    from openglm.checkpoints import open_checkpoint
     from openglm.cli.output import console, print_json
     from openglm.home import find_model
-    from openglm.loading import parse_dtype
     from openglm.tokenizers import find_tokenizer
 
+    if to not in LAYOUTS:
+        raise UsageError(f"unknown checkpoint layout {to!r}", hint=suggest(to, LAYOUTS))
+    if to == GGUF and tp != 1:
+        raise UsageError(f"--tp {tp}: GGUF is not split over ranks", hint="leave it out")
     folder = find_model(source)
     opened = open_checkpoint(folder)
-    weights_dtype = opened.stored_dtype if dtype == "auto" else parse_dtype(dtype)
-    save_checkpoint(
-        target,
-        opened.config,
-        opened,
-        to,
-        dtype=weights_dtype,
-        tokenizer=find_tokenizer(Path(tokenizer) if tokenizer else folder),
-        num_ranks=tp,
-        about=opened.metadata or {"converted_from": opened.layout},
-        token_ids=opened.token_ids,
-    )
+    vocabulary = find_tokenizer(Path(tokenizer) if tokenizer else folder)
+    target, stored = _write(opened, vocabulary, target, to, tp, dtype)
     opened.warn_of_differing_heads()
-    stored = str(weights_dtype).removeprefix("torch.")
     if json:
         print_json(
             {
@@ -68,13 +89,50 @@ def convert(
             }
         )
         return
-    is_glm = opened.config.position in ("learned_2d", "learned")
-    if to == "hf" and is_glm and opened.config.activation == "gelu_tanh":
-        console.print(
-            "[yellow]note:[/] these weights were made with the tanh GELU; the official Hugging "
-            "Face code computes the exact one, which changes logits by about 1e-3"
-        )
+    for note in _notes(opened.config, to):
+        console.print(f"[yellow]note:[/] {note}")
     console.print(
         f"{opened.layout} -> {to}: {opened.config.num_parameters:,} parameters, {stored}, "
         f"{tp} rank(s), in {escape(str(target))}"
     )
+
+
+def _write(
+    opened: Source, tokenizer: Tokenizer | None, target: Path, to: str, tp: int, dtype: str
+) -> tuple[Path, str]:
+    """Writes the new files; where they are, and the type of their weights."""
+    from openglm.checkpoints import export_gguf, save_checkpoint
+    from openglm.loading import parse_dtype
+
+    if to == GGUF:
+        name = opened.folder.resolve().name
+        file = export_gguf(target, opened.config, opened, dtype, tokenizer=tokenizer, name=name)
+        return file.path, file.type
+    written = opened.stored_dtype if dtype == "auto" else parse_dtype(dtype)
+    save_checkpoint(
+        target,
+        opened.config,
+        opened,
+        to,
+        dtype=written,
+        tokenizer=tokenizer,
+        num_ranks=tp,
+        about=opened.metadata or {"converted_from": opened.layout},
+        token_ids=opened.token_ids,
+    )
+    return target, str(written).removeprefix("torch.")
+
+
+def _notes(config: ModelConfig, to: str) -> Iterator[str]:
+    """What the code that reads the new files computes otherwise than the official one."""
+    is_glm = config.position in ("learned_2d", "learned")
+    if to == "hf" and is_glm and config.activation == "gelu_tanh":
+        yield (
+            "these weights were made with the tanh GELU; the official Hugging Face code computes "
+            "the exact one, which changes logits by about 1e-3"
+        )
+    if to == GGUF and config.rotary_compute != "float32":
+        yield (
+            f"this model was released with rotary angles in {config.rotary_compute}; llama.cpp "
+            "computes exact ones, as openglm does with exact_rotary"
+        )
