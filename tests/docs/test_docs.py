@@ -21,6 +21,7 @@ RUN_IN_FULL = (
     "docs/train.md",
     "docs/checkpoints.md",
     "docs/download.md",
+    "docs/gguf.md",
 )
 
 
