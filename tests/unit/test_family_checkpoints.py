@@ -136,3 +136,18 @@ def test_a_tied_head_in_the_file_is_accepted_and_compared(tmp_path, caplog):
     save_file(tensors, file)
     load_checkpoint(folder)
     assert "lm_head.weight differs from word_embeddings.weight" in caplog.text
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", ["chatglm6b", "chatglm2"])
+def test_quantized_weights_in_official_files(name, bits, tmp_path):
+    """The released INT4 files of ChatGLM-6B do not load: scales were cut like columns."""
+    config = NETWORKS[name]
+    save_checkpoint(tmp_path / "plain", config, random_model(config).state_dict(), "openglm")
+    weights = load_checkpoint(tmp_path / "plain", bits=bits).model.state_dict()
+    save_checkpoint(tmp_path / "hf", config, weights, "hf")
+    again = load_checkpoint(tmp_path / "hf")
+    assert again.bits == bits
+    found = again.model.state_dict()
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[key], weights[key]) for key in weights)

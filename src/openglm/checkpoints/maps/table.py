@@ -102,6 +102,7 @@ class NameMap:
                 row,
                 source=row.source + SCALE,
                 targets=tuple(target + SCALE for target in row.targets),
+                split=None,  # quantized weights are never cut over ranks
             )
             for row in self.rows
             if row.targets and row.targets[0].replace("{i}", "0") + SCALE in names
