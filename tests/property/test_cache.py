@@ -225,3 +225,20 @@ def test_a_full_cache_refuses_more_tokens():
         model().logits(random_ids(1, 2, 1), cache=cache)
     assert "max_length" in e.value.hint
     assert cache.length == 2
+
+
+@EXAMPLES
+@given(data=st.data())
+def test_a_cache_that_grew_or_lost_rows_goes_on_as_before(data):
+    """Growing or selecting rows loses keys, or the tokens that positions follow from."""
+    lengths = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5)), label="lengths")
+    ids = random_ids(3, sum(lengths), data.draw(st.integers(0, 99), label="seed"))
+    rows = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=4)))
+    small = model().new_cache(3, lengths[0])
+    model().logits(ids[:, : lengths[0]], cache=small)
+    small.grow(sum(lengths))
+    small.select(rows)
+    found = model().logits(ids[rows, lengths[0] :], cache=small)
+    expected = model().logits(ids[rows])[:, lengths[0] :]
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(small.input_ids, ids[rows])

@@ -30,8 +30,15 @@ class Message:
     tools: tuple[Any, ...] | None = None
 
 
-def as_messages(messages: Sequence[Message | Mapping[str, Any]] | str) -> list[Message]:
+def as_messages(
+    messages: Sequence[Message | Mapping[str, Any]] | str, *, asks: bool = True
+) -> list[Message]:
     """Checks a conversation: dictionaries with `role` and `content`, or one user's text.
+
+    Args:
+        messages: the conversation.
+        asks: whether the last message must ask for an answer; a conversation to train on may end
+            with one.
 
     Raises:
         RequestError: empty, an unknown role or key, a value of a wrong type, or the last message
@@ -45,7 +52,7 @@ def as_messages(messages: Sequence[Message | Mapping[str, Any]] | str) -> list[M
     found = [_message(message, number) for number, message in enumerate(turns)]
     if not found:
         raise RequestError("there are no messages", hint="give at least one user message")
-    if found[-1].role not in ("user", "observation"):
+    if asks and found[-1].role not in ("user", "observation"):
         raise RequestError(
             f"the last message is of the role {found[-1].role!r}, which asks for no answer",
             hint="end with a user message, or with the observation of a tool",

@@ -61,7 +61,7 @@ def convert(
     tokenizer: options.TokenizerFolder = None,
     json: options.Json = False,
 ) -> None:
-    """Converts a checkpoint as a stream; names and shapes are checked, values copied bit for bit."""
+    """Converts a checkpoint as a stream; names and shapes are checked, values copied exactly."""
     from openglm.checkpoints import open_checkpoint
     from openglm.cli.output import console, print_json
     from openglm.home import find_model

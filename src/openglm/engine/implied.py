@@ -10,22 +10,36 @@ from openglm.errors import RequestError
 from openglm.nn.masks import MaskSpec
 
 
-def implied_mask(config: ModelConfig, token_ids: dict[str, int], input_ids: Tensor) -> MaskSpec:
+def implied_mask(
+    config: ModelConfig, token_ids: dict[str, int], input_ids: Tensor, real: Tensor | None = None
+) -> MaskSpec:
     """Who sees whom in (B, S) int64 ids.
 
     With `context="explicit"`: causal. With "until_sop" (ChatGLM-6B, GLM-130B): all before `sop` is
     context and sees itself whole; the rest is causal.
 
+    Args:
+        config: the architecture.
+        token_ids: ids of command tokens by role.
+        input_ids: (B, S) int64.
+        real: (B, S) bool, False = padding, which nobody sees and which itself sees nothing; None =
+            there is none.
+
     Raises:
         RequestError: a row without `sop`, where it matters.
     """
     if config.context == "explicit":
-        return MaskSpec.causal()
-    return MaskSpec.prefix(_first(input_ids, token_ids, "sop"))
+        spec = MaskSpec.causal()
+    else:
+        spec = MaskSpec.prefix(_first(input_ids, token_ids, "sop"))
+    if real is None:
+        return spec
+    allowed = spec.dense(input_ids.shape[1], input_ids.shape[1], input_ids.device)  # (.., S, S)
+    return MaskSpec.explicit(allowed & real[:, None, :] & real[:, :, None])
 
 
 def implied_positions(
-    config: ModelConfig, token_ids: dict[str, int], input_ids: Tensor
+    config: ModelConfig, token_ids: dict[str, int], input_ids: Tensor, real: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Positions and block positions of (B, S) int64 ids on the CPU, each (B, S) int64.
 
@@ -33,21 +47,30 @@ def implied_positions(
     at the blank from `sop` on, `[gMASK]` before `[MASK]` if there are both, and block positions
     count 1, 2, ... . A model without block positions goes on counting behind `[gMASK]` instead.
 
+    Args:
+        config: the architecture.
+        token_ids: ids of command tokens by role.
+        input_ids: (B, S) int64.
+        real: (B, S) bool, False = padding, which is not counted and has positions 0; None = there
+            is none.
+
     Raises:
         RequestError: a row without `sop` or without a blank, where these matter.
     """
-    counted = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+    if real is None:
+        real = torch.ones_like(input_ids, dtype=torch.bool)
+    counted = torch.where(real, real.long().cumsum(dim=1) - 1, 0)  # (B, S)
     if config.context == "explicit":
         return counted, torch.zeros_like(input_ids)
-    lengths = _first(input_ids, token_ids, "sop")  # (B,)
+    lengths = counted.gather(1, _first(input_ids, token_ids, "sop")[:, None])  # (B, 1)
     rows = [_blank(row, token_ids, number) for number, row in enumerate(input_ids)]
-    blanks = torch.tensor([place for place, _ in rows])[:, None]  # (B, 1)
+    blanks = counted.gather(1, torch.tensor([[place] for place, _ in rows]))  # (B, 1)
     counts_on = torch.tensor([is_long and config.position != "rotary_2d" for _, is_long in rows])
-    generated = counted >= lengths[:, None]
+    generated = real & (counted >= lengths)
     frozen = generated & ~counts_on[:, None]
     return (
         torch.where(frozen, blanks, counted),
-        torch.where(generated, counted - lengths[:, None] + 1, 0),
+        torch.where(generated, counted - lengths + 1, 0),
     )
 
 

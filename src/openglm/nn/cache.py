@@ -101,6 +101,25 @@ class KVCache:
         other.input_ids = self.input_ids.clone()
         return other
 
+    def grow(self, max_length: int) -> None:
+        """Makes room for `max_length` tokens per row; what is cached stays."""
+        used = self.num_prefix + self.length
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):
+                rows = (old.shape[0], self.num_prefix + max_length, *old.shape[2:])
+                tensors[layer] = old.new_zeros(rows)
+                tensors[layer][:, :used] = old[:, :used]
+        ids = self.input_ids.new_zeros(self.batch_size, max_length)
+        ids[:, : self.length] = self.input_ids[:, : self.length]
+        self.input_ids, self.max_length = ids, max_length
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps copies of the rows `rows` ((N,) int64) alone, which become the batch."""
+        self.keys = [keys[rows] for keys in self.keys]
+        self.values = [values[rows] for values in self.values]
+        self.input_ids = self.input_ids[rows.cpu()]
+        self.batch_size = len(rows)
+
     def expand(self, copies: int) -> None:
         """Repeats every row `copies` times in place: row i becomes rows i*copies ... ."""
         self.keys = [keys.repeat_interleave(copies, dim=0) for keys in self.keys]

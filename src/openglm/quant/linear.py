@@ -7,7 +7,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from openglm.model import Transformer
-from openglm.quant.rowwise import ROWS_AT_ONCE, dequantize_rows
+from openglm.quant.rowwise import (
+    ROWS_AT_ONCE,
+    dequantize_rows,
+    pack_nibbles,
+    quantize_rows,
+)
 
 PARTS = ("layers", "top_layer")
 """Parts of a network that the official code quantizes; embeddings, norms and head stay as is."""
@@ -31,6 +36,19 @@ class RowwiseLinear(nn.Module):
         self.weight = nn.Parameter(stored, requires_grad=False)
         self.weight_scale = nn.Parameter(torch.empty(out_features), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+
+    @classmethod
+    def quantized(cls, linear: nn.Linear, bits: int, half_scale: bool) -> RowwiseLinear:
+        """A layer over the quantized weight of `linear`, with its bias; see `quantize_rows`."""
+        weight = linear.weight.detach()
+        values, scale = quantize_rows(weight, bits, half_scale)
+        with torch.device("meta"):
+            layer = cls(linear.in_features, linear.out_features, False, bits)
+        stored = pack_nibbles(values) if bits == 4 else values
+        layer.weight = nn.Parameter(stored, requires_grad=False)
+        layer.weight_scale = nn.Parameter(scale.to(weight.dtype), requires_grad=False)
+        layer.bias = linear.bias
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""

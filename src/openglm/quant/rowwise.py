@@ -25,8 +25,8 @@ def quantize_rows(weight: Tensor, bits: int, half_scale: bool = False) -> tuple[
         bits: 8 or 4; INT4 values are from -8 to 7, not packed.
         half_scale: round the scale to fp16 first (ChatGLM-6B).
     """
-    values = torch.empty(weight.shape, dtype=torch.int8)
-    scales = torch.empty(len(weight), dtype=torch.float16 if half_scale else weight.dtype)
+    values = torch.empty_like(weight, dtype=torch.int8)
+    scales = weight.new_empty(len(weight), dtype=torch.float16 if half_scale else weight.dtype)
     for start in range(0, len(weight), ROWS_AT_ONCE):
         rows = weight[start : start + ROWS_AT_ONCE]
         scale = (rows.abs().amax(dim=-1) / LARGEST[bits]).to(scales.dtype)
