@@ -36,6 +36,7 @@ LAYERS = {
     "verification": 6,
     "train": 6,
     "cli": 7,
+    "hf": 7,
 }
 SIBLINGS = {
     # Modules of one layer that may import each other, and why.
