@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -42,6 +43,17 @@ CLS, EOS = SPECIAL.cls_id, SPECIAL.eos_id
 ENDS = np.zeros(110, dtype=bool)
 ENDS[:100:10] = True
 """Over the vocabulary of `SPECIAL`: 0, 10, ... 90 end a sentence."""
+
+
+RANKED = [bytes([byte]) for byte in range(256)]
+RANKED += [b"ab", b"bc", b"abc", b" a", b"aa", b"aaa", b"12", "中".encode(), b"\n\n"]
+
+
+def write_ranks(folder: Path, tokens: list[bytes]) -> Path:
+    path = folder / "tokenizer.model"
+    lines = (f"{base64.b64encode(t).decode()} {rank}\n" for rank, t in enumerate(tokens))
+    path.write_text("".join(lines))
+    return path
 
 
 def byte_alphabet() -> list[str]:

@@ -41,6 +41,7 @@ FLAGS = {
     "demo": {"--json"},
     "fill": SAMPLING,
     "generate": SAMPLING,
+    "chat": SAMPLING - {"--json"} | {"--system"},
     "info": {"--json"},
     "doctor": {"--json"},
     "download": {

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from helpers_data import RANKED, write_ranks
 from openglm.chat import Message, as_messages, prompt_ids, read_reply
 from openglm.chat.tools import parse_tool_call
 from openglm.errors import RequestError
+from openglm.tokenizers.glm4 import GLM4Tokenizer
 
 
 @pytest.mark.parametrize(
@@ -110,3 +114,62 @@ def test_a_model_without_template_does_not_chat(gpt2):
     """GLM, which was never trained to chat, is asked as if it were."""
     with pytest.raises(RequestError, match="not trained to chat"):
         prompt_ids(gpt2, as_messages("hello"))
+
+
+TOOL = {
+    "name": "天气",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+
+
+@pytest.fixture
+def glm4(tmp_path):
+    return GLM4Tokenizer(write_ranks(tmp_path, RANKED))
+
+
+@pytest.mark.parametrize("tool", [TOOL, {"type": "function", "function": TOOL}])
+@pytest.mark.parametrize("content", ["", "be brief"])
+def test_tools_of_glm4(tool, content, glm4):
+    """GLM-4 is told of its tools in other words than it was trained with, or not at all."""
+    messages = [{"role": "system", "content": content, "tools": [tool]}]
+    messages.append({"role": "user", "content": "北京天气"})
+    ids = prompt_ids(glm4, as_messages(messages))
+    described = json.dumps(TOOL, indent=4, ensure_ascii=False)
+    written = (
+        "[gMASK]<sop><|system|>\n你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 "
+        "GLM-4 模型开发的，你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具"
+        f"\n\n## 天气\n\n{described}\n在调用上述函数时，请使用 Json 格式表示调用的参数。"
+        + (f"<|system|>\n{content}" if content else "")
+        + "<|user|>\n北京天气<|assistant|>"
+    )
+    assert glm4.decode(ids, special=True) == written
+
+
+@pytest.mark.parametrize("tool", [3, {"type": "python"}, {"type": "function"}, {"function": 3}])
+def test_tools_that_glm4_cannot_have(tool, glm4):
+    """A tool is described to GLM-4 in a way that it never saw."""
+    messages = [
+        {"role": "system", "content": "", "tools": [tool]},
+        {"role": "user", "content": "x"},
+    ]
+    with pytest.raises(RequestError, match="is no function with a name"):
+        prompt_ids(glm4, as_messages(messages))
+
+
+@pytest.mark.parametrize(
+    ("text", "tool", "arguments"),
+    [
+        ('天气\n{"city": "北京", "days": 3}', "天气", {"city": "北京", "days": 3}),
+        ("天气\n{city: 1}", "天气", None),
+        ("天气\n[1]", "天气", None),
+        ('天气\n{"x": NaN}', "天气", None),
+        ("\n今天晴。", None, None),
+    ],
+)
+def test_calls_of_glm4(text, tool, arguments):
+    """A call of a tool is shown to the user as an answer, or its arguments are lost."""
+    asked = [Message("system", "", tools=(TOOL,)), Message("user", "q")]
+    reply = read_reply("glm4", text, asked)
+    assert (reply.tool, reply.arguments) == (tool, arguments)
+    if tool is None:
+        assert reply.content == "今天晴。"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers_data import BPE_MERGES, byte_alphabet, write_bpe
+from helpers_data import BPE_MERGES, RANKED, byte_alphabet, write_bpe, write_ranks
 from openglm.errors import TokenizerError
 from openglm.tokenizers import find_tokenizer
 from openglm.tokenizers.bpe import byte_characters
@@ -19,20 +17,10 @@ from openglm.tokenizers.codegeex import CodeGeeXTokenizer, clean_up
 from openglm.tokenizers.glm4 import GLM4Tokenizer
 from openglm.tokenizers.special import layout
 
-TOKENS = [bytes([byte]) for byte in range(256)]
-TOKENS += [b"ab", b"bc", b"abc", b" a", b"aa", b"aaa", b"12", "中".encode(), b"\n\n"]
-
-
-def write_ranks(folder: Path, tokens: list[bytes]) -> Path:
-    path = folder / "tokenizer.model"
-    lines = (f"{base64.b64encode(t).decode()} {rank}\n" for rank, t in enumerate(tokens))
-    path.write_text("".join(lines))
-    return path
-
 
 @pytest.fixture(scope="module")
 def glm4(tmp_path_factory) -> GLM4Tokenizer:
-    return GLM4Tokenizer(write_ranks(tmp_path_factory.mktemp("glm4"), TOKENS))
+    return GLM4Tokenizer(write_ranks(tmp_path_factory.mktemp("glm4"), RANKED))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +79,7 @@ def test_a_long_text_without_spaces_is_joined_quickly(glm4):
 
 def test_glm4_command_ids_follow_the_ranks(glm4):
     """Roles and masks have other ids than in the weights (151329 ranks: [gMASK] 151331)."""
-    first = len(TOKENS)
+    first = len(RANKED)
     ids = {token.role: token.id - first for token in glm4.special.tokens}
     assert (ids["eos"], ids["gmask"], ids["sop"]) == (0, 2, 4)
     assert (ids["system"], ids["user"], ids["assistant"], ids["observation"]) == (6, 7, 8, 9)
@@ -108,7 +96,7 @@ def test_a_rank_file_is_recognised(glm4, tmp_path):
     assert find_tokenizer(tmp_path).kind == "glm4"
 
 
-def write_json(folder, tokens=TOKENS, **changes):
+def write_json(folder, tokens=RANKED, **changes):
     """The same vocabulary as transformers has it."""
     names = byte_characters()
     vocabulary = {"".join(names[b] for b in token): rank for rank, token in enumerate(tokens)}

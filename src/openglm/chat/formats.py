@@ -31,7 +31,7 @@ FORMATS = {
     "chatglm-icetk": CHATGLM,
     "chatglm2": ChatFormat(templates.chatglm2, replies.chatglm2),
     "chatglm3": ChatFormat(templates.with_roles, replies.chatglm3),
-    "glm4": ChatFormat(templates.glm4, replies.chatglm3),
+    "glm4": ChatFormat(templates.glm4, replies.glm4),
 }
 
 

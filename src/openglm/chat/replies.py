@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from openglm.chat.messages import Message
-from openglm.chat.tools import parse_tool_call
+from openglm.chat.tools import parse_json_call, parse_tool_call
 from openglm.errors import RequestError
 
 TRAINING_TIME = ("[[训练时间]]", "2023年")
@@ -49,11 +49,22 @@ def chatglm2(text: str, asked: Sequence[Message]) -> Reply:
 
 
 def chatglm3(text: str, asked: Sequence[Message]) -> Reply:
-    """ChatGLM3 and GLM-4: parts behind `<|assistant|>`, each metadata, newline and content.
+    """ChatGLM3: parts behind `<|assistant|>`, each metadata, newline and content.
 
     With tools in the system message, the content of a part with metadata is a call between two
     fence lines; otherwise it is passed on as it is (code for an interpreter).
     """
+    return _with_tools(text, asked, _fenced_call)
+
+
+def glm4(text: str, asked: Sequence[Message]) -> Reply:
+    """GLM-4: the same, but a call's content is the JSON of its arguments."""
+    return _with_tools(text, asked, parse_json_call)
+
+
+def _with_tools(
+    text: str, asked: Sequence[Message], parse: Callable[[str], dict[str, Any]]
+) -> Reply:
     messages = [_part(part) for part in text.split("<|assistant|>")]
     last = messages[-1]
     tool = last.metadata.strip()
@@ -61,13 +72,17 @@ def chatglm3(text: str, asked: Sequence[Message]) -> Reply:
         content = last.content.replace(*TRAINING_TIME)
         return Reply(content, tuple(messages))
     arguments = None
-    if asked and asked[0].role == "system" and asked[0].tools is not None:
-        call = "\n".join(last.content.split("\n")[1:-1])
+    if any(message.tools is not None for message in asked):
         try:
-            arguments = parse_tool_call(call)
+            arguments = parse(last.content)
         except RequestError:
             arguments = None  # the caller sees a tool without arguments, and the text
     return Reply(last.content, tuple(messages), tool, arguments)
+
+
+def _fenced_call(content: str) -> dict[str, Any]:
+    """The call between the first line and the last, which fence it."""
+    return parse_tool_call("\n".join(content.split("\n")[1:-1]))
 
 
 def _part(text: str) -> Message:

@@ -7,7 +7,8 @@ by itself; encoding the whole string at once gives other ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from openglm.chat.messages import Message
 from openglm.errors import RequestError
@@ -34,13 +35,38 @@ def chatglm2(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     return [special.gmask_id, special.sop_id, *tokenizer.encode(text)]
 
 
+GLM4_SYSTEM = (
+    "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
+    "你的任务是针对用户的问题和要求提供适当的答复和支持。"
+)
+"""What stands before the tools, in the published chat template of glm-4-9b-chat."""
+GLM4_TOOLS = "\n\n# 可用工具"
+GLM4_AS_JSON = "在调用上述函数时，请使用 Json 格式表示调用的参数。"
+
+
 def glm4(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """GLM-4: as ChatGLM3, but its tools are described in other words."""
-    if any(message.tools is not None for message in messages):
+    """GLM-4: as ChatGLM3, but tools are a system message of their own, before that of the user."""
+    told: list[Message] = []
+    for message in messages:
+        if message.tools is not None:
+            described = "".join(_glm4_tool(tool) for tool in message.tools)
+            told.append(Message("system", GLM4_SYSTEM + GLM4_TOOLS + described))
+        if message.tools is None or message.content:
+            told.append(Message(message.role, message.content, message.metadata))
+    return with_roles(tokenizer, told)
+
+
+def _glm4_tool(tool: Any) -> str:
+    """One tool: `{"type": "function", "function": {...}}` as in the OpenAI API, or its inside."""
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    is_function = isinstance(tool, Mapping) and tool.get("type", "function") == "function"
+    if not is_function or not isinstance(function, Mapping) or "name" not in function:
         raise RequestError(
-            "tools are not there for GLM-4 yet", hint="describe them in the system message yourself"
+            f"the tool {tool!r} is no function with a name",
+            hint='GLM-4 takes {"type": "function", "function": {"name": ..., "parameters": ...}}',
         )
-    return with_roles(tokenizer, messages)
+    described = json.dumps(function, indent=4, ensure_ascii=False)
+    return f"\n\n## {function['name']}\n\n{described}\n{GLM4_AS_JSON}"
 
 
 def with_roles(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
@@ -61,7 +87,7 @@ def with_roles(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
 def _rounds(messages: Sequence[Message]) -> tuple[list[tuple[str, str]], str]:
     """Past (question, answer) pairs, and the new question; a system text goes before the first."""
     if any(message.tools is not None or message.metadata for message in messages):
-        raise RequestError("this model does not know tools", hint="ChatGLM3 does")
+        raise RequestError("this model does not know tools", hint="ChatGLM3 and GLM-4 do")
     turns = list(messages)
     system = turns.pop(0).content if turns[0].role == "system" else ""
     for number, message in enumerate(turns):

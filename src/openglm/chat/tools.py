@@ -1,11 +1,13 @@
-"""Tool calls as ChatGLM3 writes them: `tool_call(symbol='10111', days=3)`, read without running it.
+"""Tool calls, read without running them.
 
-The official demos evaluate this text as Python. Here only literals are read.
+ChatGLM3 writes `tool_call(symbol='10111', days=3)`, which the official demos evaluate as Python;
+here only literals are read. GLM-4 writes the arguments as JSON.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import math
 from typing import Any
 
@@ -43,6 +45,27 @@ def parse_tool_call(text: str) -> dict[str, Any]:
             raise RequestError("a tool call has named arguments only, each once")
         arguments[keyword.arg] = _literal(keyword.value, MAX_DEPTH)
     return arguments
+
+
+def parse_json_call(text: str) -> dict[str, Any]:
+    """Arguments that GLM-4 wrote: one JSON object of finite numbers.
+
+    Raises:
+        RequestError: anything else, or longer than any sane call.
+    """
+    if len(text) > MAX_LENGTH:
+        raise RequestError(f"the tool call has {len(text)} characters; at most {MAX_LENGTH}")
+    try:
+        arguments = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the tool call is not JSON: {text[:80]!r}") from error
+    if not isinstance(arguments, dict):
+        raise RequestError(f"the arguments of the tool call are no JSON object: {text[:80]!r}")
+    return arguments
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _is_json(value: object) -> bool:

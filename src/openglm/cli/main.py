@@ -16,6 +16,7 @@ import typer
 from openglm import __version__
 from openglm.cli import (
     bench,
+    chat,
     convert,
     demo,
     doctor,
@@ -50,6 +51,7 @@ for module in (
     download,
     doctor,
     bench,
+    chat,
     verify,
     convert,
     pretrain,

@@ -1,0 +1,52 @@
+"""Claim: ChatGLM-6B and ChatGLM2-6B run in INT4 and INT8 here, in the memory that was planned.
+
+The weights are random, of the real shapes. Each model runs in a process of its own. Speed is that
+of dequantizing weights in plain torch, row by row, for every token.
+"""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from openglm.cli.doctor import memory_bandwidth
+
+CASES = [(name, dtype) for name in ("chatglm-6b", "chatglm2-6b") for dtype in ("int4", "int8")]
+PROMPT, NEW = 64, 4
+
+
+def measure() -> dict[str, Any]:
+    """Memory and speed of each case, and the plan for it."""
+    return {
+        "prompt_tokens": PROMPT,
+        "new_tokens": NEW,
+        "memory_bandwidth_gb_per_s": memory_bandwidth() / 1e9,
+        "results": {f"{name} {dtype}": _case(name, dtype) for name, dtype in CASES},
+    }
+
+
+def _case(name: str, dtype: str) -> dict[str, Any]:
+    size = ("--prompt-tokens", str(PROMPT), "--new-tokens", str(NEW), "--repeats", "1")
+    run = _glm("bench", name, "--random-weights", "--dtype", dtype, "--device", "cpu", *size)
+    plan = _glm("plan", name, "--dtype", dtype, "--context", str(PROMPT + NEW))
+    process = run["load"]["process_bytes"]
+    return {
+        "weight_bytes": run["load"]["weight_bytes"],
+        "load_s": run["load"]["seconds"],
+        "after_load_bytes": process["after"],
+        "peak_of_load_above_it_bytes": process["peak"] - process["after"],
+        "peak_bytes": run["peak_bytes"],
+        "planned_bytes": plan["bytes_per_device"],
+        "measured_to_planned": run["peak_bytes"] / plan["bytes_per_device"],
+        "prefill_tokens_per_s": run["prefill_tokens_per_s"],
+        "decode_tokens_per_s": run["decode_tokens_per_s"]["1"],
+        "decode_gb_per_s": run["decode_gb_per_s"],
+    }
+
+
+def _glm(*arguments: str) -> dict[str, Any]:
+    code = "from openglm.cli.main import main; main()"
+    command = [sys.executable, "-c", code, *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
