@@ -5,7 +5,14 @@ import sys
 
 from benchmarks import record
 
-NAMES = ("blank_infilling", "attention_cpu", "startup", "train_mini", "decode_mini")
+NAMES = (
+    "blank_infilling",
+    "attention_cpu",
+    "startup",
+    "train_mini",
+    "decode_mini",
+    "full_size",
+)
 
 for name in sys.argv[1:] or NAMES:
     if name not in NAMES:

@@ -22,6 +22,7 @@ RUN_IN_FULL = (
     "docs/checkpoints.md",
     "docs/download.md",
     "docs/gguf.md",
+    "docs/memory.md",
 )
 
 
