@@ -48,14 +48,15 @@ def load(
         ConfigError: unknown name.
         CheckpointError: see `openglm.checkpoints.load_checkpoint` and `load_prefix`.
         TokenizerError: damaged vocabulary files, or those of another revision than the weights.
-        UsageError: unknown dtype or device.
+        UsageError: unknown dtype or device, or options that random weights cannot have.
     """
     place = pick_device(device)
     bits = QUANTIZED_BITS.get(dtype, 0)
     kind = _dtype("auto" if bits else dtype, place)
     if random_weights:
-        config = preset(str(name)).model
-        network = load_random(config, kind or torch.bfloat16, place, bits)
+        if tokenizer or description or exact_rotary or prefix:
+            raise UsageError("random_weights goes with name, dtype and device only")
+        network = load_random(preset(str(name)).model, kind or torch.bfloat16, place, bits)
         return LanguageModel(network, None, f"{name} (random weights)")
     folder = find_model(str(name))
     loaded = load_checkpoint(folder, kind, place, description, exact_rotary, bits)
