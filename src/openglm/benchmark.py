@@ -93,7 +93,7 @@ def measure(
         for batch_size, steps in decodes.items():
             ids = _random_ids(network, batch_size, prompt_tokens)
             start = _now(device)
-            decoder = Decoder(network, ids, new_tokens, is_causal=network.config.is_rotary)
+            decoder = Decoder(network, ids, new_tokens, is_causal=network.config.is_causal)
             read = _now(device)
             prefills += [read - start] if batch_size == 1 else []
             steps.append(_decode(decoder, batch_size, prompt_tokens, new_tokens))
@@ -124,7 +124,7 @@ def _decode(decoder: Decoder, batch_size: int, prompt_tokens: int, new_tokens: i
     tokens = _random_ids(decoder.model, batch_size, 1)
     start = _now(device)
     for step in range(new_tokens):
-        place = prompt_tokens + step if decoder.model.config.is_rotary else prompt_tokens - 1
+        place = prompt_tokens + step if decoder.model.config.is_causal else prompt_tokens - 1
         positions = torch.full_like(tokens, place)
         logits = decoder.feed(tokens, positions, torch.full_like(tokens, step + 1))
         tokens = logits[:, -1:].argmax(dim=-1).cpu()

@@ -169,6 +169,11 @@ class ModelConfig:
         return self.position in ("rotary", "rotary_2d")
 
     @property
+    def is_causal(self) -> bool:
+        """Whether a prompt is read left to right; else it sees itself whole."""
+        return self.context == "explicit" and (self.is_rotary or self.top_query)
+
+    @property
     def rotary_width(self) -> int:
         """Elements of each head that turn."""
         return self.rotary_dim or self.head_dim

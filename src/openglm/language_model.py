@@ -22,8 +22,14 @@ from openglm.config import ModelConfig
 from openglm.engine.conventions import convention
 from openglm.engine.fill import Filler, Step
 from openglm.engine.implied import implied_mask, implied_positions
-from openglm.engine.prompt import Prompt, blank_prompt, chat_prompt, continuation_prompt
-from openglm.engine.sampling import SamplingParams
+from openglm.engine.prompt import (
+    Prompt,
+    blank_prompt,
+    chat_prompt,
+    check_text,
+    continuation_prompt,
+)
+from openglm.engine.sampling import LARGEST_PENALTY, SamplingParams
 from openglm.engine.score import ScoringPrompt, score_choices, scoring_prompt
 from openglm.engine.text_stream import TextStream
 from openglm.errors import RequestError, TokenizerError
@@ -197,6 +203,14 @@ class LanguageModel:
         """
         if isinstance(choices, str) or not choices:
             raise RequestError(f"choices={choices!r} must be a list of one text or more")
+        for choice in choices:
+            check_text(choice)
+        is_number = isinstance(length_penalty, int | float)
+        if not is_number or not abs(length_penalty) <= LARGEST_PENALTY:  # NaN neither
+            raise RequestError(
+                f"length_penalty={length_penalty!r} must be a number between -{LARGEST_PENALTY} "
+                f"and {LARGEST_PENALTY}"
+            )
         prompt = scoring_prompt(self.tokenizer, self.config, context, unidirectional)
         ids = [self.tokenizer.encode(choice) for choice in choices]
         self._check_choices(choices, ids, prompt)

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from openglm.adapters.prefix import load_prefix
-from openglm.checkpoints import load_checkpoint, load_random
+from openglm.checkpoints import describe_checkpoint, load_checkpoint, load_random
+from openglm.config import ModelConfig
 from openglm.errors import UnknownTokenizerError, UsageError
 from openglm.home import find_model
 from openglm.language_model import LanguageModel
 from openglm.memory import QUANTIZED_BITS
-from openglm.registry import preset
-from openglm.tokenizers import find_tokenizer
+from openglm.registry import find_preset, preset
+from openglm.tokenizers import find_tokenizer, require_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -41,7 +42,7 @@ def load(
         exact_rotary: compute rotary angles in float32. GLM-130B, ChatGLM-6B, ChatGLM2 and CodeGeeX2
             were released, and trained, with half-precision angles; False does as they do.
         prefix: a P-Tuning v2 checkpoint (folder or file) that was trained for this model.
-        random_weights: draw weights instead of reading them; `name` may then be any preset. For
+        random_weights: draw weights instead of reading them; `name` may be any preset. For
             measuring speed and memory: such a model writes noise, and has no tokenizer.
 
     Raises:
@@ -51,12 +52,16 @@ def load(
         UsageError: unknown dtype or device, or options that random weights cannot have.
     """
     place = pick_device(device)
+    known = ("auto", *DTYPES, *QUANTIZED_BITS)
+    if dtype not in known:
+        raise UsageError(f"unknown dtype {dtype!r}", hint=f"one of {', '.join(known)}")
     bits = QUANTIZED_BITS.get(dtype, 0)
     kind = _dtype("auto" if bits else dtype, place)
     if random_weights:
         if tokenizer or description or exact_rotary or prefix:
             raise UsageError("random_weights goes with name, dtype and device only")
-        network = load_random(preset(str(name)).model, kind or torch.bfloat16, place, bits)
+        config = _architecture(str(name))
+        network = load_random(config, kind or torch.bfloat16, place, bits)
         return LanguageModel(network, None, f"{name} (random weights)")
     folder = find_model(str(name))
     loaded = load_checkpoint(folder, kind, place, description, exact_rotary, bits)
@@ -64,10 +69,16 @@ def load(
         loaded.model.prefix = load_prefix(Path(prefix), loaded.config)
     found, problem = None, None
     try:
-        found = find_tokenizer(Path(tokenizer) if tokenizer is not None else folder)
+        found = find_tokenizer(folder) if tokenizer is None else require_tokenizer(Path(tokenizer))
     except UnknownTokenizerError as error:  # the numbers work without it; text methods raise it
         problem = error
     return LanguageModel(loaded.model, found, str(name), loaded.token_ids, problem)
+
+
+def _architecture(name: str) -> ModelConfig:
+    """Of a preset, or of a folder whose weights are not read."""
+    known = find_preset(name)
+    return preset(known).model if known else describe_checkpoint(find_model(name))[0]
 
 
 def pick_device(name: str) -> torch.device:
@@ -90,8 +101,7 @@ def pick_device(name: str) -> torch.device:
 def parse_dtype(name: str) -> torch.dtype:
     """The torch dtype of a name of a floating-point type; `UsageError` for any other."""
     if name not in DTYPES:
-        known = ", ".join(("auto", *DTYPES, *QUANTIZED_BITS))
-        raise UsageError(f"unknown dtype {name!r}", hint=f"one of {known}")
+        raise UsageError(f"unknown dtype {name!r}", hint=f"one of auto, {', '.join(DTYPES)}")
     return DTYPES[name]
 
 

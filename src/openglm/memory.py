@@ -55,6 +55,12 @@ def streamed_bytes(config: ModelConfig, dtype: str, kept_width: int = KEPT_WIDTH
     return weight_bytes(config, dtype, kept_width) - rows * config.hidden_size * width
 
 
+READ_AT_ONCE = 2048
+"""Tokens of a causal context that go through the network together: what is held besides the cache
+does not grow with longer ones, and matrix products are not faster."""
+ROWS_AT_ONCE = 1024
+"""Rows of a weight that are quantized, or made floats again, together: intermediate results are
+several times as large."""
 MASK_COPIES = 3
 """Float32 matrices (tokens, keys) that one forward pass holds: the mask, padded, and clamped."""
 

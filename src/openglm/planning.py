@@ -15,6 +15,8 @@ from openglm.errors import UsageError
 from openglm.memory import (
     KEPT_WIDTH,
     QUANTIZED_BITS,
+    READ_AT_ONCE,
+    ROWS_AT_ONCE,
     WIDTHS,
     cache_bytes,
     prefill_bytes,
@@ -26,14 +28,13 @@ Device = Literal["cpu", "gpu"]
 RUNTIME_BYTES = {"cpu": 350_000_000, "gpu": 750_000_000}
 """Of Python with torch on a CPU (measured, benchmarks/full_size.py); of CUDA's context, libraries
 and allocator on a GPU (an allowance: the official figures leave 0.4 to 1.3 GB)."""
-READ_AT_ONCE = 2048
-"""Prompt tokens that a causal model reads in one piece; a test compares it with the decoder's."""
-ROWS_AT_ONCE = 1024
-"""Rows of an integer weight that are made floats together (`openglm.quant.rowwise`)."""
 DEFAULT_CONTEXT = 2048
+"""Tokens planned for if nobody says how many."""
 METHODS = ("full", "lora", "ptuning")
 LORA_RANK = 8
+"""Of ChatGLM3's fine-tuning scripts, on queries, keys and values."""
 PREFIX_TOKENS = 128
+"""Of ChatGLM's P-Tuning v2 scripts."""
 TRAINED_BYTES = 16
 """Of a trained parameter: float32 weight, gradient and two moments of Adam."""
 SPLIT_NOTE = (
@@ -127,8 +128,7 @@ def plan_inference(
     weights = weight_bytes(config, dtype, width)
     kv_heads = max(config.kv_heads // num_devices, 1)
     cache = cache_bytes(config, context, width) * batch_size * kv_heads // config.kv_heads
-    is_causal = config.context == "explicit" and config.is_rotary
-    piece = min(context, READ_AT_ONCE) if is_causal else context
+    piece = min(context, READ_AT_ONCE) if config.is_causal else context
     whole = "a piece of a prompt" if piece < context else "a whole prompt"
     kept = f" in {dtype}, the rest {width} bytes" if dtype in QUANTIZED_BITS else f" in {dtype}"
     shared = f", shared by {num_devices}" if num_devices > 1 else ""
@@ -163,6 +163,7 @@ def plan_training(
     method: str,
     dtype: str,
     tokens: int | None = None,
+    batch_size: int = 1,
     device: Device = "cpu",
     available: float | None = None,
 ) -> Plan:
@@ -172,7 +173,8 @@ def plan_training(
         config: the architecture.
         method: full, lora (rank 8 on queries, keys and values) or ptuning (128 prefix tokens).
         dtype: of the frozen weights; what is trained is float32.
-        tokens: in a step; None = 2048, or what the model has.
+        tokens: of each sequence; None = 2048, or what the model has.
+        batch_size: sequences in a step.
         device: where it is trained.
         available: bytes of it.
 
@@ -180,7 +182,7 @@ def plan_training(
         UsageError: unknown method or dtype, or full training of quantized weights.
     """
     check_dtype(dtype)
-    tokens = _context(config, tokens)
+    tokens = _context(config, tokens) * batch_size
     trained = _trained_parameters(config, method)
     if method == "full" and dtype in QUANTIZED_BITS:
         raise UsageError(

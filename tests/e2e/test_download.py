@@ -98,6 +98,12 @@ def test_from_a_folder(server: HubServer, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out)["status"] == "imported"
     assert not server.log
     assert openglm.load("glm-large-chinese").generate("the cat", max_tokens=2).token_ids
+    assert _run(["download", "someone/own", "--from", str(source), "--json"], False) == 0
+    for name in ("glm-large-chinese", "someone/own"):
+        capsys.readouterr()
+        for verb in ("info", "plan"):
+            assert _run([verb, name, "--json"], False) == 0
+        assert openglm.load(name).config.num_layers < 24  # of the folder, not of the preset
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 import openglm
-from openglm.checkpoints import load_checkpoint, save_checkpoint
+from openglm.checkpoints import load_checkpoint, open_checkpoint, save, save_checkpoint
 from openglm.engine.beam import BeamSettings, beam_search
 from openglm.engine.beam_rules import TRANSFORMERS
 from openglm.engine.decoder import Decoder
@@ -75,3 +75,16 @@ def test_beams_of_glm4(options):
             theirs = theirs[: next(i for i, token in enumerate(theirs) if token in ends)]
         assert best.tokens == theirs
     assert ended > 2
+
+
+def test_an_exported_model_in_shards(tmp_path, monkeypatch):
+    """Every model above 4 GiB fails to load in transformers: its index says too little."""
+    monkeypatch.setattr(save, "SHARD_BYTES", 100_000)
+    source = open_checkpoint(GOLDENS / "glm4_9b_hf_tiny")
+    save_checkpoint(tmp_path / "hf", source.config, source, "hf", token_ids=source.token_ids)
+    assert len(list((tmp_path / "hf").glob("*.safetensors"))) > 1
+    stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    ids = torch.arange(12)[None]
+    ours = openglm.load(GOLDENS / "glm4_9b_hf_tiny", dtype="float32", device="cpu").logits(ids)
+    with torch.no_grad():
+        assert_close(stock(ids).logits, ours, atol=1e-5, rtol=0)

@@ -97,7 +97,23 @@ def test_errors_do_not_end_the_conversation(monkeypatch, capsys):
             raise EOFError from None
 
     monkeypatch.setattr("builtins.input", read)
-    _converse(session, "")
+    _converse(session, True)
     assert "unknown command /nonsense" in capsys.readouterr().out
     assert "".join(shown) == "one\n"
     assert model.asked == [[("user", "q")]]
+
+
+def test_a_question_that_was_stopped_while_it_was_read():
+    """Ctrl-C in the longest phase on a CPU ends the program, and the conversation with it."""
+    session, model, _ = start([KeyboardInterrupt], ["two"])
+    session.take("long question")
+    session.take("short")
+    assert model.asked[1] == [("user", "short")]
+
+
+def test_piped_questions_end_with_the_error(monkeypatch):
+    """A script goes on after a failure, and finds the message among the answers."""
+    session, _, _ = start()
+    monkeypatch.setattr("builtins.input", lambda prompt: "/nonsense")
+    with pytest.raises(OpenGLMError, match="unknown command"):
+        _converse(session, False)

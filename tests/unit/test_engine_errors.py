@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -203,3 +205,8 @@ def test_a_prompt_is_a_text(prompt, model):
             call(prompt)
     with pytest.raises(RequestError, match="must be a list of one text or more"):
         model.score("a [MASK]", "blue")
+    with pytest.raises(RequestError, match="1 is not a text"):
+        model.score("a [MASK]", [1])
+    for penalty in ("x", math.nan, 1e9):
+        with pytest.raises(RequestError, match="length_penalty="):
+            model.score("a [MASK]", ["b"], length_penalty=penalty)

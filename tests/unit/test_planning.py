@@ -6,13 +6,11 @@ import pytest
 import torch
 
 from helpers_models import tiny_config
-from openglm.engine import decoder
 from openglm.errors import UsageError
 from openglm.memory import saved_bytes, streamed_bytes, weight_bytes
 from openglm.model import build
 from openglm.nn.masks import MaskSpec
-from openglm.planning import READ_AT_ONCE, ROWS_AT_ONCE, Gpus, plan_inference, plan_training
-from openglm.quant import rowwise
+from openglm.planning import Gpus, plan_inference, plan_training
 from openglm.registry import preset, presets
 
 GIB = 2**30
@@ -95,12 +93,6 @@ def test_saved_bytes_are_what_autograd_keeps(name):
     assert saved_bytes(config, 80) == pytest.approx(three - two, rel=0.001)
 
 
-def test_pieces_are_of_the_planned_size():
-    """The plan counts other pieces than the code works on."""
-    assert decoder.READ_AT_ONCE == READ_AT_ONCE
-    assert rowwise.ROWS_AT_ONCE == ROWS_AT_ONCE
-
-
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_has_a_plan(name):
     """A model is missing, or its parts do not add up."""
@@ -141,3 +133,13 @@ def test_bad_requests():
         plan_training(config, "magic", "bfloat16")
     with pytest.raises(UsageError, match="full training of int4"):
         plan_training(config, "full", "int4")
+
+
+def test_a_batch_is_trained_with_its_tokens():
+    """A plan for one sequence is shown for a batch of many."""
+    config = preset("chatglm2-6b").model
+    one = plan_training(config, "lora", "bfloat16", 512)
+    many = plan_training(config, "lora", "bfloat16", 512, batch_size=4)
+    for name in ("activations", "logits"):
+        found = [next(p.bytes for p in plan.parts if p.name == name) for plan in (one, many)]
+        assert found[1] == 4 * found[0]

@@ -211,6 +211,7 @@ def test_the_global_generator_is_left_alone():
         ("min_tokens", -1),
         ("min_tokens", 129),
         ("num_beams", 0),
+        ("num_beams", 1025),
     ],
 )
 def test_values_out_of_range(name, value):

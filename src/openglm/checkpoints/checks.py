@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import torch
@@ -55,10 +56,11 @@ def check_names_and_shapes(
 def check_dtypes(
     ranks: list[list[WeightFile]], rows: dict[str, Row], parameters: Mapping[str, Tensor]
 ) -> torch.dtype:
-    """The dtype of the floating-point weights; int8 must be where the network has it, only."""
+    """The commonest floating-point dtype; int8 must be where the network has it, and only there."""
     found: Counter[torch.dtype] = Counter()
     for shards in ranks:
         for shard in shards:
+            shapes = shard.shapes()
             for name, dtype in shard.dtypes().items():
                 targets = rows[name].targets
                 wants_int8 = bool(targets) and parameters[targets[0]].dtype == torch.int8
@@ -69,5 +71,5 @@ def check_dtypes(
                         f"{shard.path}: {name} has dtype {dtype}; it must be {allowed}",
                         hint="does quantization_bit in config.json fit the weights?",
                     )
-                found[dtype] += not wants_int8
+                found[dtype] += 0 if wants_int8 else prod(shapes[name])
     return found.most_common(1)[0][0]

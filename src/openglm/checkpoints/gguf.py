@@ -106,7 +106,7 @@ def export_gguf(
     bits = check_weights(config, weights)
     matrices = _matrix_type(dtype, weights)
     path = target if target.suffix == SUFFIX else target / f"{name}-{matrices}{SUFFIX}"
-    if path.exists():
+    if os.path.lexists(path):
         raise CheckpointError(f"{path} exists already", hint="name a new file")
     if bits and matrices in QUANTIZED:
         logger.warning(

@@ -75,6 +75,10 @@ def load_checkpoint(
                 hint=f"load them with dtype=int{source.bits} or auto, or take the fp16 files",
             )
         bits = source.bits or bits
+        # What is kept as it is stays a view of its file: opening that anew would double it.
+        source.reopens = (
+            bool(bits) or str(device) != "cpu" or dtype not in (None, source.stored_dtype)
+        )
         model = _fill(source.config, source, dtype or source.stored_dtype, device, bits)
         source.warn_of_differing_heads()
     return Loaded(

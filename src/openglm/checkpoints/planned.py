@@ -20,6 +20,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from openglm.checkpoints.files import SAFETENSORS_DTYPES
+from openglm.errors import CheckpointError
 
 Specs = Mapping[str, Tensor]
 """Name -> tensor on the meta device: dtype and shape of what will be written."""
@@ -71,7 +72,8 @@ def plan_safetensors(path: Path, specs: Specs) -> PlannedFile:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offsets: dict[str, int] = {}
     end = 0
-    for name, spec in specs.items():
+    widest_first = sorted(specs.items(), key=lambda item: -item[1].itemsize)  # so all are aligned
+    for name, spec in widest_first:
         offsets[name], end = end, end + spec.nbytes
         header[name] = {
             "dtype": names_of[spec.dtype],
@@ -79,7 +81,7 @@ def plan_safetensors(path: Path, specs: Specs) -> PlannedFile:
             "data_offsets": [offsets[name], end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format aligns the data so
+    text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
@@ -103,8 +105,14 @@ def plan_torch(
     with FakeTensorMode():
         fakes = {n: torch.empty(spec.shape, dtype=spec.dtype) for n, spec in specs.items()}
     saved = content(fakes)
-    with torch.serialization.skip_data(materialize_fake_tensors=True):
-        torch.save(saved, path)
+    try:
+        with torch.serialization.skip_data(materialize_fake_tensors=True):
+            torch.save(saved, path)
+    except RuntimeError as error:  # of torch's zip writer, for a full disk too
+        raise CheckpointError(
+            f"{path} cannot be written: {str(error).splitlines()[0]}",
+            hint="is the disk full, or a limit of open files or file sizes reached?",
+        ) from error
     name_of = {id(fake): name for name, fake in fakes.items()}
     order = [name_of[id(tensor)] for tensor in _tensors(saved)]  # torch numbers them as it goes
     with zipfile.ZipFile(path) as archive:

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from openglm.checkpoints.layouts import FORMAT_VERSION, TRACKERS
 from openglm.checkpoints.maps import FAMILIES, Family, Row
+from openglm.checkpoints.maps.family import Json
 from openglm.checkpoints.maps.table import SCALE
 from openglm.checkpoints.planned import Specs, plan_safetensors, plan_torch
+from openglm.checkpoints.source import Source
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError, UsageError, suggest
 from openglm.model import build
@@ -65,7 +67,7 @@ def save_checkpoint(
         config: the architecture.
         weights: every parameter of the network by our name.
         layout: openglm, hf, megatron or sat.
-        dtype: of floating-point weights; None = that of the final norm.
+        dtype: of floating-point weights; None = each its own.
         tokenizer: its files go along.
         num_ranks: tensor-parallel degree, megatron and sat only.
         about: free metadata kept in an openglm folder.
@@ -77,7 +79,7 @@ def save_checkpoint(
     """
     if layout not in WRITERS:
         raise UsageError(f"unknown checkpoint layout {layout!r}", hint=suggest(layout, WRITERS))
-    if folder.exists():
+    if os.path.lexists(folder):
         raise CheckpointError(f"{folder} exists already", hint="name a new folder")
     _check_degree(config, layout, num_ranks)
     bits = check_weights(config, weights)
@@ -86,10 +88,15 @@ def save_checkpoint(
             "quantized weights cannot be written as rank files", hint="write them as hf or openglm"
         )
     parameters = rowwise(build(config), bits).state_dict()
-    floating = dtype or weights["final_norm.weight"].dtype
-    specs = {n: p if p.dtype == torch.int8 else p.to(floating) for n, p in parameters.items()}
+    specs = {
+        name: parameter
+        if parameter.dtype == torch.int8
+        else parameter.to(dtype or _stored_dtype(weights, name))
+        for name, parameter in parameters.items()
+    }
     job = _Job(config, weights, specs, bits, num_ranks, about or {}, token_ids or {})
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _check_disk(folder.parent, specs)
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         WRITERS[layout](building, job)
@@ -113,7 +120,8 @@ def _write_openglm(folder: Path, job: _Job) -> None:
         **_quantization(job),
     }
     _write_json(folder / "config.json", description)
-    _write_shards(folder, job.specs, job.weights.__getitem__)
+    specs = {name: job.specs[name] for name in job.weights}  # a Source is read in its own order
+    _write_shards(folder, specs, job.weights.__getitem__)
 
 
 def _write_hf(folder: Path, job: _Job) -> None:
@@ -140,6 +148,7 @@ def _write_ranks(folder: Path, job: _Job, layout: str) -> None:
     (folder / MEGATRON_TAG).mkdir()
     rows = _rows(family, job)
     specs = _foreign_specs(rows, job)
+    _check_expressible(family, job, specs, description)
 
     def content(tensors: dict[str, Tensor]) -> dict[str, Any]:
         return {"module": family.nest(tensors), "mp_world_size": job.num_ranks, "iteration": 0}
@@ -162,6 +171,36 @@ WRITERS: dict[str, Callable[[Path, _Job], None]] = {
     "sat": partial(_write_ranks, layout="sat"),
 }
 RANK_LAYOUTS = ("megatron", "sat")
+OF_TRAINING = ("embedding_dropout", "attention_dropout", "hidden_dropout", "initializer_range")
+"""What may be lost: it changes no number of a trained model."""
+
+
+def _check_expressible(family: Family, job: _Job, specs: Specs, description: Json) -> None:
+    """Reading rank files, which hold no architecture, must give back the same network."""
+    assert family.from_shapes is not None
+    shapes = {name: tuple(spec.shape) for name, spec in specs.items()}
+    back = family.from_shapes(shapes, job.num_ranks, description).to_dict()
+    ours = job.config.to_dict()
+    lost = [key for key in sorted(back) if back[key] != ours[key] and key not in OF_TRAINING]
+    if lost:
+        told = ", ".join(f"{key}={ours[key]}" for key in lost)
+        raise CheckpointError(
+            f"rank files of {family.name} cannot say {told}", hint="write it as openglm"
+        )
+
+
+def _stored_dtype(weights: Mapping[str, Tensor], name: str) -> torch.dtype:
+    return weights.dtypes[name] if isinstance(weights, Source) else weights[name].dtype
+
+
+def _check_disk(place: Path, specs: Specs) -> None:
+    """Refuses before the first byte what cannot fit."""
+    needed, free = sum(spec.nbytes for spec in specs.values()), shutil.disk_usage(place).free
+    if needed > free:
+        raise CheckpointError(
+            f"{place} has {free:,} bytes free; the weights have {needed:,}",
+            hint="make room, or write elsewhere",
+        )
 
 
 def stored_bits(config: ModelConfig, weights: Mapping[str, Tensor]) -> int:
@@ -203,9 +242,11 @@ def _family(config: ModelConfig, layout: str, bits: int = 0) -> Family:
 
 
 def _rows(family: Family, job: _Job) -> dict[str, Row]:
-    """Foreign name -> row, of the tensors that are written."""
+    """Foreign name -> row, of the tensors that are written, in the order of their sources."""
     names = family.name_map(job.config).with_scales(job.specs)
-    return {n: row for n, row in names.expand(job.config.num_layers).items() if row.targets}
+    found = {n: row for n, row in names.expand(job.config.num_layers).items() if row.targets}
+    place = {name: number for number, name in enumerate(job.weights)}
+    return dict(sorted(found.items(), key=lambda item: place[item[1].targets[0]]))
 
 
 def _foreign_specs(rows: dict[str, Row], job: _Job) -> Specs:
@@ -236,19 +277,22 @@ def _write_shards(folder: Path, specs: Specs, read: Callable[[str], Tensor]) -> 
             for name in shard:
                 file.put(name, read(name))
     if len(shards) > 1:
-        _write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+        total = {"total_size": sum(spec.nbytes for spec in specs.values())}
+        index = {"metadata": total, "weight_map": weight_map}
+        _write_json(folder / "model.safetensors.index.json", index)
 
 
 def _make_readable(folder: Path) -> None:
-    """Gives files the user's usual permissions; mkdtemp and safetensors make private ones."""
+    """Gives a folder of mkdtemp, which is private, the user's usual permissions."""
     umask = os.umask(0)
     os.umask(umask)
-    for path in (folder, *folder.rglob("*")):
-        os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~umask)
+    folder.chmod(0o777 & ~umask)
 
 
 def _check_degree(config: ModelConfig, layout: str, num_ranks: int) -> None:
-    if num_ranks < 1 or (num_ranks > 1 and layout not in RANK_LAYOUTS):
+    if num_ranks < 1:
+        raise UsageError(f"{num_ranks} tensor-parallel ranks are not possible", hint="1 or more")
+    if num_ranks > 1 and layout not in RANK_LAYOUTS:
         raise UsageError(
             f"{num_ranks} tensor-parallel ranks cannot be written as {layout}",
             hint="only megatron and sat folders are split; the others hold the whole model",

@@ -45,9 +45,11 @@ class Source(Mapping[str, Tensor]):
         config: the architecture.
         layout: of the folder: openglm, hf or megatron.
         token_ids: ids of command tokens by role, as far as the folder says.
-        stored_dtype: of the floating-point weights in the files.
+        stored_dtype: of most floating-point weights in the files.
+        dtypes: of each of our tensors.
         bits: of official row-wise quantized weights, 8 or 4; 0 = not quantized.
         metadata: the `about` table of an openglm folder, {} for others.
+        reopens: whether memory of read tensors is given back; of no use if they are kept.
     """
 
     def __init__(self, folder: Path, files: CheckpointFiles, exact_rotary: bool = False) -> None:
@@ -80,6 +82,13 @@ class Source(Mapping[str, Tensor]):
         self._repeated = [row for row in rows.values() if row.repeats]
         self._row_of = {target: row for row in rows.values() for target in row.targets}
         self._group: dict[str, Tensor] = {}
+        found: dict[str, Any] = {}
+        for shard in ranks[0]:
+            found |= shard.dtypes()
+        self.dtypes: dict[str, torch.dtype] = {
+            target: found[row.source] for row in rows.values() for target in row.targets
+        }
+        self.reopens = True
         self._touched: dict[int, WeightFile] = {}
         self._num_bytes = 0
 
@@ -113,7 +122,7 @@ class Source(Mapping[str, Tensor]):
                     )
 
     def _read(self, row: Row) -> dict[str, Tensor]:
-        if self._num_bytes > REOPEN_BYTES:
+        if self.reopens and self._num_bytes > REOPEN_BYTES:
             self._reopen()
         files = [holder[row.source] for holder in self._holders]
         self._touched |= {id(file): file for file in files}

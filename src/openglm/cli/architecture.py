@@ -18,19 +18,23 @@ MINI = {
 
 
 def find_architecture(name: str) -> tuple[ModelConfig, dict[str, Any]]:
-    """The architecture of a preset, or of a folder (its weights are not read)."""
-    import os
-
+    """The architecture of a folder, a downloaded model (weights are not read), or a preset."""
+    from openglm.errors import ConfigError
     from openglm.home import EMBEDDED, find_model
-    from openglm.registry import preset
+    from openglm.registry import find_preset, preset
 
-    if name != EMBEDDED and not os.path.isdir(name):
-        found = preset(name)
-        return found.model, origin_of(found)
+    key = find_preset(name)
+    origin = {} if key is None else origin_of(preset(key))
+    try:
+        folder = find_model(name)
+    except ConfigError:
+        if key is None:
+            raise
+        return preset(key).model, origin
     from openglm.checkpoints import describe_checkpoint
 
-    config, layout, about = describe_checkpoint(find_model(name))
-    own = MINI if name == EMBEDDED else {}
+    config, layout, about = describe_checkpoint(folder)
+    own = MINI if name == EMBEDDED else origin
     return config, {"layout": layout, **own, **about}
 
 

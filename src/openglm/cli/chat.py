@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def chat(
-    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    model: Annotated[str, typer.Argument(metavar="[MODEL]")] = "mini",
     system: Annotated[str | None, typer.Option(help=say("System message.", "系统提示词。"))] = None,
     tokenizer: options.TokenizerFolder = None,
     dtype: options.Dtype = "auto",
@@ -51,11 +51,12 @@ def chat(
     if is_terminal:
         _import_line_editing()
         _write(say("/help lists the commands\n", "输入 /help 查看命令\n"))
-    _converse(session, "\n> " if is_terminal else "")
+    _converse(session, is_terminal)
 
 
-def _converse(session: Session, prompt: str) -> None:
-    """Question after question until the input ends."""
+def _converse(session: Session, is_terminal: bool) -> None:
+    """Question after question until the input ends; an error ends it only where nobody types."""
+    prompt = "\n> " if is_terminal else ""
     while not session.is_over:
         try:
             line = input(prompt)
@@ -66,7 +67,9 @@ def _converse(session: Session, prompt: str) -> None:
             continue
         try:
             session.take(line)
-        except OpenGLMError as error:  # the conversation goes on
+        except OpenGLMError as error:
+            if not is_terminal:
+                raise
             _write(f"{error}\n")
 
 
@@ -125,15 +128,16 @@ class Session:
         from openglm.chat import Message, read_reply
 
         asked = [*self.messages(), Message("user", question)]
-        pieces = self.model.stream_chat(asked, **self.sampling)
         text = ""
         try:
-            for piece in pieces:
+            for piece in self.model.stream_chat(asked, **self.sampling):
                 self.write(piece if text.strip() else piece.lstrip())
                 text += piece
         except KeyboardInterrupt:
             self.write(say(" [stopped]", " [已停止]"))
         self.write("\n")
+        if not text.strip():  # stopped while the question was read, or nothing was said
+            return
         reply = read_reply(self.model.tokenizer.kind, text, asked)
         self.turns += [asked[-1], *reply.messages]
 

@@ -55,7 +55,8 @@ def convert(
     target: Target,
     to: Annotated[str, typer.Option(help=", ".join(LAYOUTS))],
     tp: Annotated[
-        int, typer.Option(help=say("Tensor-parallel ranks (megatron, sat).", "张量并行份数。"))
+        int,
+        typer.Option(min=1, help=say("Tensor-parallel ranks (megatron, sat).", "张量并行份数。")),
     ] = 1,
     dtype: Dtype = "auto",
     tokenizer: options.TokenizerFolder = None,
@@ -65,7 +66,7 @@ def convert(
     from openglm.checkpoints import open_checkpoint
     from openglm.cli.output import console, print_json
     from openglm.home import find_model
-    from openglm.tokenizers import find_tokenizer
+    from openglm.tokenizers import find_tokenizer, require_tokenizer
 
     if to not in LAYOUTS:
         raise UsageError(f"unknown checkpoint layout {to!r}", hint=suggest(to, LAYOUTS))
@@ -73,7 +74,7 @@ def convert(
         raise UsageError(f"--tp {tp}: GGUF is not split over ranks", hint="leave it out")
     folder = find_model(source)
     opened = open_checkpoint(folder)
-    vocabulary = find_tokenizer(Path(tokenizer) if tokenizer else folder)
+    vocabulary = require_tokenizer(Path(tokenizer)) if tokenizer else find_tokenizer(folder)
     target, stored = _write(opened, vocabulary, target, to, tp, dtype)
     opened.warn_of_differing_heads()
     if json:
@@ -108,7 +109,7 @@ def _write(
         name = opened.folder.resolve().name
         file = export_gguf(target, opened.config, opened, dtype, tokenizer=tokenizer, name=name)
         return file.path, file.type
-    written = opened.stored_dtype if dtype == "auto" else parse_dtype(dtype)
+    written = None if dtype == "auto" else parse_dtype(dtype)
     save_checkpoint(
         target,
         opened.config,
@@ -120,7 +121,7 @@ def _write(
         about=opened.metadata or {"converted_from": opened.layout},
         token_ids=opened.token_ids,
     )
-    return target, str(written).removeprefix("torch.")
+    return target, str(written or opened.stored_dtype).removeprefix("torch.")
 
 
 def _notes(config: ModelConfig, to: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 
@@ -46,12 +47,12 @@ for module in (
     demo,
     fill,
     generate,
+    chat,
     info,
     plan,
     download,
     doctor,
     bench,
-    chat,
     verify,
     convert,
     pretrain,
@@ -89,7 +90,13 @@ def main() -> None:
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s"
     )
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(_run(arguments, debug))
+
+
+def _terminate(number: int, frame: object) -> None:
+    """Ends as after an error, so that unfinished folders are removed."""
+    sys.exit(128 + number)
 
 
 def _run(arguments: list[str], debug: bool) -> int:

@@ -56,8 +56,10 @@ def plan(
         found = plan_inference(config, chosen, context, batch, device, count, room)
     elif count > 1:
         raise UsageError("--train is planned for one device", hint="leave out the number of GPUs")
+    elif train == "full" and dtype is not None:
+        raise UsageError("--train full trains float32 weights", hint="leave out --dtype")
     else:
-        found = plan_training(config, train, chosen, context, device, room)
+        found = plan_training(config, train, chosen, context, batch, device, room)
     facts = {"model": model, "dtype": chosen, "devices": count, "train": train}
     if json:
         print_json(facts | _facts(found))
@@ -120,9 +122,9 @@ def _tell_speed(config: Any, dtype: str, count: int, is_cpu: bool) -> None:
         chinese += "（每卡）"
     console.print(
         say(
-            f"{english}: at B GB/s of memory bandwidth, at most B / {read / 1e9:.2f} tokens/s "
+            f"{english}: at B GB/s of memory bandwidth, at most B / {read / 1e9:.3g} tokens/s "
             "for one sequence (glm doctor measures B)",
-            f"{chinese}：内存带宽为 B GB/s 时，单序列至多 B / {read / 1e9:.2f} 词元/秒"
+            f"{chinese}：内存带宽为 B GB/s 时，单序列至多 B / {read / 1e9:.3g} 词元/秒"
             "（glm doctor 可测 B）",
         ),
         style="dim",

@@ -6,12 +6,9 @@ import torch
 from torch import Tensor
 
 from openglm.errors import RequestError
+from openglm.memory import READ_AT_ONCE
 from openglm.model import Transformer
 from openglm.nn.masks import MaskSpec
-
-READ_AT_ONCE = 2048
-"""Tokens of a causal context that go through the network together: what is held besides the cache
-does not grow with longer ones, and matrix products are not faster."""
 
 
 class Decoder:
@@ -56,9 +53,12 @@ class Decoder:
     @torch.no_grad()
     def feed(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
         """Appends (B, T) tokens that see everything before them; returns logits (B, T, V)."""
+        return self.model.logits(self.read(tokens, position_ids, block_position_ids)).float()
+
+    def read(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
+        """Like `feed`, without the logits: hidden states (B, T, C)."""
         self.cache.reserve(*tokens.shape)
-        hidden = self._forward(tokens, position_ids, block_position_ids, MaskSpec.causal())
-        return self.model.logits(hidden).float()
+        return self._forward(tokens, position_ids, block_position_ids, MaskSpec.causal())
 
     def feed_blank(
         self, tokens: list[int], mask_position: int, block_position: int, counts_on: bool = False

@@ -51,7 +51,7 @@ class Prompt:
 def check_text(text: object) -> None:
     """Raises `RequestError` for anything but text; a list of texts is a loop of calls."""
     if not isinstance(text, str):
-        raise RequestError(f"the prompt is {text!r}, not a text")
+        raise RequestError(f"{text!r} is not a text")
 
 
 def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:

@@ -12,6 +12,11 @@ from torch import Tensor
 
 from openglm.errors import RequestError, suggest
 
+MOST_BEAMS = 1024
+"""Each beam has a cache and a row of the vocabulary of its own."""
+LARGEST_PENALTY = 100
+"""Of a length, as an exponent."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
@@ -51,8 +56,12 @@ class SamplingParams:
             (self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "0 (off) or more"),
             (self.max_tokens >= 1, "max_tokens", "at least 1"),
             (0 <= self.min_tokens <= self.max_tokens, "min_tokens", "between 0 and max_tokens"),
-            (self.num_beams >= 1, "num_beams", "1 (off) or more"),
-            (abs(self.length_penalty) <= 100, "length_penalty", "between -100 and 100"),
+            (1 <= self.num_beams <= MOST_BEAMS, "num_beams", f"1 (off) to {MOST_BEAMS}"),
+            (
+                abs(self.length_penalty) <= LARGEST_PENALTY,
+                "length_penalty",
+                f"between -{LARGEST_PENALTY} and {LARGEST_PENALTY}",
+            ),
             (self.seed is None or 0 <= self.seed < 2**64, "seed", "from 0 to 2**64 - 1"),
         )
         for passed, name, allowed in checks:

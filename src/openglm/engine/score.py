@@ -104,20 +104,23 @@ def score_choices(
         length_penalty: the sum is divided by (number of tokens) ** length_penalty.
     """
     ended = [[*choice, *prompt.end_ids] for choice in choices]
-    first = len(prompt.head) - 1  # its logits are those of a choice's first token
-    longest = first + max(map(len, ended))
-    decoder = Decoder(model, torch.tensor([prompt.context_ids]), longest, prompt.is_causal)
+    *shared, last = prompt.head  # the logits behind the last are those of a choice's first token
+    longest = max(map(len, ended))
+    capacity = len(shared) + longest
+    decoder = Decoder(model, torch.tensor([prompt.context_ids]), capacity, prompt.is_causal)
+    positions, blocks = (values[None] for values in prompt.positions(capacity))  # (1, capacity)
+    if shared:
+        before = slice(len(shared))
+        decoder.read(torch.tensor([shared]), positions[:, before], blocks[:, before])
     decoder.cache.expand(len(ended))
     inputs = torch.zeros((len(ended), longest), dtype=torch.int64)
     targets = torch.zeros_like(inputs)
     for row, choice in enumerate(ended):
-        fed = torch.tensor([*prompt.head, *choice[:-1]])
-        inputs[row, : len(fed)] = fed
-        targets[row, first : len(fed)] = torch.tensor(choice)
-    positions, blocks = (values.expand_as(inputs) for values in prompt.positions(longest))
-    logits = decoder.feed(inputs, positions, blocks)[:, first:]
-    log_p = torch.log_softmax(logits, dim=-1).cpu()
-    log_p = log_p.gather(-1, targets[:, first:, None])[..., 0]
+        inputs[row, : len(choice)] = torch.tensor([last, *choice[:-1]])
+        targets[row, : len(choice)] = torch.tensor(choice)
+    behind = (values[:, len(shared) :].expand_as(inputs) for values in (positions, blocks))
+    logits = decoder.feed(inputs, *behind)
+    log_p = torch.log_softmax(logits, dim=-1).cpu().gather(-1, targets[..., None])[..., 0]
     scores = []
     for row, choice in enumerate(ended):
         tokens = log_p[row, : len(choice)]

@@ -70,8 +70,14 @@ class GLMCache(Cache):  # type: ignore[misc]
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forgets the last tokens; the number is negative or 0, as in transformers."""
+        length = self.get_seq_length()
+        if not -length <= tokens_to_remove <= 0:
+            raise ValueError(
+                f"crop({tokens_to_remove}) of {length} tokens: it takes -{length} to 0, how many "
+                "to remove"
+            )
         if self.store is not None:
-            self.store.length -= abs(tokens_to_remove)
+            self.store.length += tokens_to_remove
 
     def reset(self) -> None:
         """Forgets everything."""

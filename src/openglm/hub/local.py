@@ -60,7 +60,10 @@ class LocalFolder:
     def check(self, file: HubFile) -> None:
         """Raises `DownloadError` for a link that leads out, a Git LFS pointer, or half a file."""
         path = self.folder / file.path
-        real = path.resolve()
+        try:
+            real = path.resolve()
+        except RuntimeError as error:  # a link to itself, before Python 3.13
+            raise DownloadError(f"{path} is a link to itself", hint=AGAIN) from error
         if not real.is_relative_to(self.root):
             raise DownloadError(
                 f"{path} is a link to {real}, outside of {self.root}",

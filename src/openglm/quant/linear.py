@@ -6,13 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from openglm.memory import ROWS_AT_ONCE
 from openglm.model import Transformer
-from openglm.quant.rowwise import (
-    ROWS_AT_ONCE,
-    dequantize_rows,
-    pack_nibbles,
-    quantize_rows,
-)
+from openglm.quant.rowwise import dequantize_rows, pack_nibbles, quantize_rows
 
 PARTS = ("layers", "top_layer")
 """Parts of a network that the official code quantizes; embeddings, norms and head stay as is."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from openglm.memory import ROWS_AT_ONCE
+
 LARGEST = {8: 127, 4: 7}
-ROWS_AT_ONCE = 1024
-"""Intermediate results are several times as large as the weights they are made of."""
 
 
 def quantize_rows(weight: Tensor, bits: int, half_scale: bool = False) -> tuple[Tensor, Tensor]:

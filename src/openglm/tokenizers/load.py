@@ -70,6 +70,17 @@ def open_tokenizer(kind: str, path: Path) -> Tokenizer:
     return OPENERS[kind](path)
 
 
+def require_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder that was named for it; `TokenizerError` if there is none."""
+    found = find_tokenizer(folder)
+    if found is None:
+        raise TokenizerError(
+            f"{folder} has no tokenizer files known here",
+            hint="name the folder with tokenizer.model, ice_text.model, vocab.txt or vocab.json",
+        )
+    return found
+
+
 def find_tokenizer(folder: Path) -> Tokenizer | None:
     """Opens the tokenizer that a folder, or the folder of a file, holds; None if there is none.
 
