@@ -69,7 +69,11 @@ def load(
         loaded.model.prefix = load_prefix(Path(prefix), loaded.config)
     found, problem = None, None
     try:
-        found = find_tokenizer(folder) if tokenizer is None else require_tokenizer(Path(tokenizer))
+        found = (
+            find_tokenizer(folder)
+            if tokenizer is None
+            else require_tokenizer(Path(tokenizer), folder)
+        )
     except UnknownTokenizerError as error:  # the numbers work without it; text methods raise it
         problem = error
     return LanguageModel(loaded.model, found, str(name), loaded.token_ids, problem)

@@ -28,6 +28,8 @@ Device = Literal["cpu", "gpu"]
 RUNTIME_BYTES = {"cpu": 350_000_000, "gpu": 750_000_000}
 """Of Python with torch on a CPU (measured, benchmarks/full_size.py); of CUDA's context, libraries
 and allocator on a GPU (an allowance: the official figures leave 0.4 to 1.3 GB)."""
+KEPT_FREED_BYTES = 64 << 20
+"""What glibc keeps of freed blocks: twice its largest threshold for mapping them, mallopt(3)."""
 DEFAULT_CONTEXT = 2048
 """Tokens planned for if nobody says how many."""
 METHODS = ("full", "lora", "ptuning")
@@ -152,8 +154,9 @@ def plan_inference(
     ]
     if dtype in QUANTIZED_BITS:
         row = max(config.hidden_size, config.intermediate_size)
-        size = ROWS_AT_ONCE * row * (1 + 2 * width)
-        parts.insert(3, Part("workspace", size, f"{ROWS_AT_ONCE:,} rows as integers and floats"))
+        size = ROWS_AT_ONCE * row * (1 + 2 * width) + (KEPT_FREED_BYTES if device == "cpu" else 0)
+        why = f"{ROWS_AT_ONCE:,} rows as integers and floats, and what is kept of freed ones"
+        parts.insert(3, Part("workspace", size, why))
     notes = [SPLIT_NOTE] if num_devices > 1 else []
     return Plan(parts, available, notes)
 
@@ -239,9 +242,7 @@ def _context(config: ModelConfig, context: int | None) -> int:
     if context is None:
         return min(DEFAULT_CONTEXT, limit)
     if not 0 < context <= limit:
-        raise UsageError(
-            f"--context {context:,} is not possible: this model has {limit:,} positions"
-        )
+        raise UsageError(f"{context:,} tokens are not possible: this model has {limit:,} positions")
     return context
 
 

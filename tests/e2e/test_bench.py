@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from openglm import process
+from openglm.cli.main import _run
 from openglm.memory import weight_bytes
 from openglm.registry import preset
 
@@ -31,3 +33,10 @@ def test_measured_memory_is_the_planned_one(name, dtype):
     process = found["load"]["process_bytes"]
     # Drawing and quantizing weights must not need much more than they take in the end.
     assert process["peak"] < process["after"] + 1e9
+
+
+def test_what_cannot_fit_is_refused(monkeypatch, capsys):
+    """The system kills the process, or the neighbours, after a minute of loading."""
+    monkeypatch.setattr(process, "available_bytes", lambda: 10**9)
+    assert _run(["bench", "chatglm2-6b", "--random-weights", "--device", "cpu"], False) == 2
+    assert "--dtype int4" in capsys.readouterr().err

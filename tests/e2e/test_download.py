@@ -16,6 +16,7 @@ import openglm
 from helpers_hub import COMMIT, HubServer, Repository
 from helpers_models import tiny_config, write_checkpoint
 from openglm.cli.main import _run
+from openglm.home import models
 from openglm.tokenizers.mini import MiniTokenizer
 
 NAME = "zai-org/glm-large-chinese"
@@ -104,6 +105,34 @@ def test_from_a_folder(server: HubServer, capsys: pytest.CaptureFixture[str]) ->
         for verb in ("info", "plan"):
             assert _run([verb, name, "--json"], False) == 0
         assert openglm.load(name).config.num_layers < 24  # of the folder, not of the preset
+
+
+def test_an_imported_model_is_repaired(
+    server: HubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A damaged model that came from a folder can only be removed by hand."""
+    source = Path(os.environ["OPENGLM_HOME"]).parent / "source"
+    assert _run(["download", "someone/own", "--from", str(source)], False) == 0
+    weights = models() / "someone--own" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-4] + b"oops")
+    assert _run(["download", "someone/own", "--verify"], False) == 10
+    assert f"--from {source}" in capsys.readouterr().err
+    assert _run(["download", "someone/own", "--from", str(source), "--json"], False) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "imported"
+    assert weights.read_bytes() == content
+    weights.write_bytes(content[:-4] + b"oops")
+    assert _run(["download", "someone/own", "--from", str(source), "--verify"], False) == 0
+    assert weights.read_bytes() == content
+
+
+def test_other_files_than_the_name_says(
+    server: HubServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model is imported under the name of another one, and nobody is told."""
+    source = Path(os.environ["OPENGLM_HOME"]).parent / "source"
+    assert _run(["download", "chatglm3-6b", "--from", str(source)], False) == 0
+    assert "chatglm3-6b has 6,243,584,000" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

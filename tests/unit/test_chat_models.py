@@ -6,6 +6,8 @@ The networks are random and tiny; what matters is which ids reach them and what 
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from openglm.engine.conventions import convention
 from openglm.engine.prompt import blank_prompt, continuation_prompt
 from openglm.errors import RequestError, TokenizerError
 from openglm.language_model import LanguageModel
-from openglm.tokenizers import open_tokenizer
+from openglm.tokenizers import find_tokenizer, open_tokenizer, require_tokenizer
 
 CAUSAL = {"position": "rotary", "activation": "swiglu", "norm": "rmsnorm"}
 PREFIX = {"context": "until_sop", "residual": "deepnorm", "hidden_size": 48}
@@ -232,3 +234,14 @@ def test_a_long_conversation_is_refused(load):
     """A prompt beyond the positions of the model ends in an IndexError."""
     with pytest.raises(RequestError, match="leaves no room: this model has 64 positions"):
         load("chatglm2").chat("长" * 100)
+
+
+def test_chatglm3_with_its_vocabulary_elsewhere(official_tokenizers, tmp_path):
+    """ChatGLM3 is asked as ChatGLM2, which has the same vocabulary file, if that lies elsewhere."""
+    words = official_tokenizers / "chatglm2_chatglm3_tokenizer.model"
+    shutil.copy(words, tmp_path / "tokenizer.model")
+    (tmp_path / "model").mkdir()
+    description = {"model_type": "chatglm", "classifier_dropout": None}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(description))
+    assert find_tokenizer(tmp_path).kind == "chatglm2"
+    assert require_tokenizer(tmp_path, tmp_path / "model").kind == "chatglm3"

@@ -52,6 +52,7 @@ def bench(
     from openglm.cli.output import console, print_json
     from openglm.process import peak_bytes, reset_peak, resident_bytes
 
+    _check_memory(model, dtype, device, prompt_tokens + new_tokens, max([1, *(batch or [])]))
     before = resident_bytes()
     can_reset = reset_peak()
     start = perf_counter()
@@ -71,6 +72,28 @@ def bench(
         return
     for line in _lines(loading, speed):
         console.print(line)
+
+
+def _check_memory(model: str, dtype: str, device: str, context: int, batch_size: int) -> None:
+    """Refuses what the system would kill; a GPU says so itself."""
+    from openglm.cli.architecture import find_architecture
+    from openglm.cli.output import size
+    from openglm.errors import UsageError
+    from openglm.loading import pick_device
+    from openglm.planning import plan_inference
+    from openglm.process import available_bytes
+
+    room = available_bytes()
+    if room is None or pick_device(device).type != "cpu":
+        return
+    config = find_architecture(model)[0]
+    chosen = "float32" if dtype == "auto" else dtype
+    plan = plan_inference(config, chosen, context, batch_size, "cpu", 1, room)
+    if not plan.fits:
+        raise UsageError(
+            f"{model} in {chosen} needs {size(plan.total)}; {size(room)} are free here",
+            hint=f"--dtype int4 or int8 takes less: glm plan {model} --dtype int4",
+        )
 
 
 def _facts(speed: Speed) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def convert(
         raise UsageError(f"--tp {tp}: GGUF is not split over ranks", hint="leave it out")
     folder = find_model(source)
     opened = open_checkpoint(folder)
-    vocabulary = require_tokenizer(Path(tokenizer)) if tokenizer else find_tokenizer(folder)
+    vocabulary = require_tokenizer(Path(tokenizer), folder) if tokenizer else find_tokenizer(folder)
     target, stored = _write(opened, vocabulary, target, to, tp, dtype)
     opened.warn_of_differing_heads()
     if json:

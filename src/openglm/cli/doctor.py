@@ -18,6 +18,7 @@ from openglm.cli.language import say
 EXTRAS = {
     "train": ("tensorboard", "matplotlib"),
     "gguf": ("gguf",),
+    "hf": ("transformers", "peft"),
     "bench": ("transformers",),
 }
 

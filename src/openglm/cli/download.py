@@ -63,7 +63,7 @@ def download(
     json: options.Json = False,
 ) -> None:
     """Fetches into the user folder; MODEL can then be named wherever a model is asked for."""
-    from openglm.cli.output import print_json
+    from openglm.cli.output import console, print_json
     from openglm.errors import UsageError
     from openglm.hub import download as fetch
     from openglm.hub import find_target, import_folder, open_hub
@@ -74,14 +74,38 @@ def download(
             report = fetch(target, open_hub(target, endpoint), view, revision, verify)
         else:
             named = {"--hub": hub, "--revision": revision, "--endpoint": endpoint}
-            for option, value in (named | {"--verify": verify}).items():
+            for option, value in named.items():
                 if value:
                     raise UsageError(f"{option} has no meaning with --from")
-            report = import_folder(target, source, view)
+            report = import_folder(target, source, view, verify)
     if json:
         print_json(_facts(report))
     else:
         _tell(report, model)
+        for warning in _doubts(report, model):
+            console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+
+
+def _doubts(report: Report, name: str) -> list[str]:
+    """What is odd about the files: another network than the name says, or no vocabulary."""
+    from openglm.checkpoints import describe_checkpoint
+    from openglm.errors import OpenGLMError
+    from openglm.registry import find_checkpoint, presets
+    from openglm.tokenizers import find_tokenizer
+
+    doubts = []
+    key = find_checkpoint(name)
+    try:
+        found = describe_checkpoint(report.folder)[0].num_parameters
+        if key is not None and found != presets()[key].parameters:
+            doubts.append(
+                f"these files hold {found:,} parameters; {key} has {presets()[key].parameters:,}"
+            )
+        if find_tokenizer(report.folder) is None:
+            doubts.append("there is no vocabulary among the files: texts need --tokenizer FOLDER")
+    except OpenGLMError as error:
+        doubts.append(f"the files cannot be loaded as they are: {error.message}")
+    return doubts
 
 
 def _facts(report: Report) -> dict[str, Any]:

@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise UsageError(
         "openglm.hf needs transformers, which is not installed",
-        hint="pip install 'openglm[hf]'",
+        hint="pip install '.[hf]'",
     ) from error
 
 from openglm.hf.registration import register

@@ -49,6 +49,12 @@ def download(
             whole = _is_whole(store, record, watcher, verify)
             if whole and (revision is None or _is_commit(revision, record)):
                 return Report(ALREADY_HERE, store.folder, record)
+            if not whole and not record.hub:
+                raise DownloadError(
+                    f"{store.folder} was imported from {record.source}, and files of it are "
+                    "missing or were damaged",
+                    hint=f"glm download {target.name} --from {record.source}",
+                )
         same = record.revision if record is not None and record.hub == hub.key else None
         asked = revision or same or target.revision
         listing = _listing(target, hub, asked, watcher)
@@ -69,13 +75,14 @@ def download(
             return work.run(transfer.bring, DOWNLOADED)
 
 
-def import_folder(target: Target, source: Path, watcher: Watcher) -> Report:
+def import_folder(target: Target, source: Path, watcher: Watcher, verify: bool = False) -> Report:
     """Copies a checkpoint from a folder into the user folder, checked as a download is.
 
     Args:
         target: see `find_target`.
         source: a folder with the files, or a Hugging Face cache.
         watcher: told what happens.
+        verify: read a complete folder again and mend what is damaged.
 
     Raises:
         DownloadError: the folder lacks files, or has pointers, half files or links that lead out.
@@ -83,7 +90,10 @@ def import_folder(target: Target, source: Path, watcher: Watcher) -> Report:
     store = Store(target.name)
     with store.locked():
         if store.folder.is_dir():
-            return Report(ALREADY_HERE, store.folder, store.record())
+            record = store.record()
+            if record is None or _is_whole(store, record, watcher, verify):
+                return Report(ALREADY_HERE, store.folder, record)
+            store.reopen()
         local = LocalFolder(source, _names(target), watcher.bytes)
         choice = choose(local.list_files(), str(local.folder))
         for file in choice.files:

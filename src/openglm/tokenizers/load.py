@@ -70,9 +70,14 @@ def open_tokenizer(kind: str, path: Path) -> Tokenizer:
     return OPENERS[kind](path)
 
 
-def require_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder that was named for it; `TokenizerError` if there is none."""
-    found = find_tokenizer(folder)
+def require_tokenizer(folder: Path, model_folder: Path) -> Tokenizer:
+    """The tokenizer of a folder that was named for it; `TokenizerError` if there is none.
+
+    Args:
+        folder: of the vocabulary.
+        model_folder: whose `config.json` tells models apart that share a vocabulary.
+    """
+    found = find_tokenizer(folder, model_folder)
     if found is None:
         raise TokenizerError(
             f"{folder} has no tokenizer files known here",
@@ -81,8 +86,10 @@ def require_tokenizer(folder: Path) -> Tokenizer:
     return found
 
 
-def find_tokenizer(folder: Path) -> Tokenizer | None:
+def find_tokenizer(folder: Path, model_folder: Path | None = None) -> Tokenizer | None:
     """Opens the tokenizer that a folder, or the folder of a file, holds; None if there is none.
+
+    With `model_folder`, `config.json` is read there instead.
 
     The kind comes from `tokenizer_config.json` (its official class, or our `kind`), else from
     which files there are.
@@ -93,7 +100,7 @@ def find_tokenizer(folder: Path) -> Tokenizer | None:
     folder = folder if folder.is_dir() else folder.parent
     kind = _declared_kind(folder)
     if kind is None or kind == SEVERAL:
-        kind = _kind_by_files(folder)
+        kind = _kind_by_files(folder, _model_config(model_folder or folder))
     return None if kind is None else open_tokenizer(kind, folder)
 
 
@@ -121,17 +128,17 @@ def _declared_kind(folder: Path) -> str | None:
     return OFFICIAL_CLASSES[name]
 
 
-def _kind_by_files(folder: Path) -> str | None:
+def _kind_by_files(folder: Path, config: dict[str, Any]) -> str | None:
     if (folder / chatglm.MODEL_FILE).is_file():
         if not chatglm.is_older_file(folder / chatglm.MODEL_FILE):
             return "chatglm"
-        is_chat = _model_config(folder).get("model_type") == "chatglm"
+        is_chat = config.get("model_type") == "chatglm"
         return "chatglm-icetk" if is_chat else "icetk"
     if (folder / chatglm2.MODEL_FILE).is_file():
         if glm4.is_rank_file(folder / chatglm2.MODEL_FILE):
             return "glm4"
         official = chatglm2.official_kind(folder / chatglm2.MODEL_FILE)
-        is_third = official == "chatglm2" and _model_config(folder).keys() & CHATGLM3_KEYS
+        is_third = official == "chatglm2" and config.keys() & CHATGLM3_KEYS
         return "chatglm3" if is_third else official or "mini"
     if (folder / glm4.JSON_FILE).is_file() and glm4.is_json_file(folder / glm4.JSON_FILE):
         return "glm4"
@@ -153,6 +160,7 @@ def _glm4_file(path: Path) -> Path:
 
 
 def _model_config(folder: Path) -> dict[str, Any]:
+    folder = folder if folder.is_dir() else folder.parent
     path = folder / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
