@@ -180,6 +180,8 @@ def _start(server: HubServer) -> subprocess.Popen[bytes]:
         [sys.executable, "-c", code, "download", "org/own", "--endpoint", server.endpoint],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A suite that runs in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

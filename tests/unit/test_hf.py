@@ -401,7 +401,7 @@ def test_without_transformers_the_message_says_what_to_install():
         "try:\n"
         "    import openglm.hf\n"
         "except UsageError as error:\n"
-        "    assert \"pip install 'openglm[hf]'\" in error.hint\n"
+        "    assert \"pip install '.[hf]'\" in error.hint\n"
         "else:\n"
         "    raise AssertionError\n"
     )
