@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def mixed(tmp_path):
         folder / "model.safetensors",
     )
     return folder
+
+
+def test_wide_norms_do_not_name_the_dtype_of_a_file(tmp_path):
+    """config.json says float32 of half-precision weights, and loaders double their memory."""
+    source = open_checkpoint(GOLDENS / "glm" / "hf")
+    weights = {n: source[n] if "norm" in n else source[n].half() for n in source}
+    save_checkpoint(tmp_path / "hf", source.config, weights, "hf")
+    description = json.loads((tmp_path / "hf" / "config.json").read_text("utf-8"))
+    assert description["torch_dtype"] == "float16"
 
 
 def test_each_tensor_keeps_its_dtype(mixed, tmp_path):

@@ -126,7 +126,7 @@ def _write_openglm(folder: Path, job: _Job) -> None:
 
 def _write_hf(folder: Path, job: _Job) -> None:
     family = _family(job.config, "hf", job.bits)
-    dtype = job.specs["final_norm.weight"].dtype
+    dtype = job.specs["word_embeddings.weight"].dtype  # norms may be wider
     values = {"torch_dtype": str(dtype).removeprefix("torch.")} | family.to_json(job.config)
     values |= family.token_json(job.token_ids) | _quantization(job)
     _write_json(folder / "config.json", values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -142,12 +141,7 @@ class _Quiet:
     def __enter__(self) -> _Quiet:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None: ...
 
     def plan(self, plan: Plan) -> None: ...
 
@@ -186,12 +180,7 @@ class _Shown(_Quiet):
     def __enter__(self) -> _Shown:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if self.bar.tasks:
             self.bar.stop()
         if kind is KeyboardInterrupt:
