@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from openglm.config import ModelConfig
 from openglm.model.transformer import BLOCKS, Transformer
-from openglm.nn.cache import KVCache
+from openglm.nn.context import Context
 
 
 class TopQueryTransformer(Transformer):
@@ -21,10 +21,7 @@ class TopQueryTransformer(Transformer):
         self.top_queries = nn.Embedding(config.position_rows, config.hidden_size)
         self.top_layer = BLOCKS[config.residual](config)
 
-    def top(
-        self, x: Tensor, position_ids: Tensor, bias: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
-        """(B, T, C) -> (B, T, C); the block has the last place in the cache."""
-        layer_cache = None if cache is None else cache.layer(len(self.layers))
+    def top(self, x: Tensor, position_ids: Tensor, context: Context) -> Tensor:
+        """(B, T, C) -> (B, T, C); the block is the last layer of the context."""
         queries = self.top_queries(position_ids)  # (B, T, C)
-        return self.top_layer(x, None, bias, layer_cache, queries)  # type: ignore[no-any-return]
+        return self.top_layer(x, None, context.layer(len(self.layers)), queries)  # type: ignore[no-any-return]

@@ -22,7 +22,8 @@ from torch.nn.functional import linear
 
 from openglm.config import ModelConfig
 from openglm.nn.attention import Attention
-from openglm.nn.cache import KVCache, LayerCache, Prefix
+from openglm.nn.cache import KVCache, Prefix
+from openglm.nn.context import Context, DenseContext, LayerContext
 from openglm.nn.dropout import dropout
 from openglm.nn.masks import MaskSpec
 from openglm.nn.mlp import mlp
@@ -47,14 +48,13 @@ class PreNormBlock(nn.Module):
         self,
         x: Tensor,
         rotation: Rotation | None,
-        bias: Tensor | None,
-        cache: LayerCache | None,
+        context: LayerContext,
         query_source: Tensor | None = None,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); for the other arguments see `Attention.forward`."""
 
         def attend(normed: Tensor) -> Tensor:
-            return self.attention(normed, rotation, bias, cache, query_source)  # type: ignore[no-any-return]
+            return self.attention(normed, rotation, context, query_source)  # type: ignore[no-any-return]
 
         x = self.around(attend, x, self.input_norm, self.attention_output_norm)
         return self.around(self.mlp, x, self.post_attention_norm, self.mlp_output_norm)
@@ -139,17 +139,24 @@ class Transformer(nn.Module):
         Returns:
             (B, T, C) in the dtype of the parameters.
         """
+        context = DenseContext(mask, input_ids.shape[1], cache)
+        return self.run(input_ids, position_ids, block_position_ids, context)
+
+    def run(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        block_position_ids: Tensor,
+        context: Context,
+    ) -> Tensor:
+        """`forward` in any context."""
         x = self.word_embeddings(input_ids)  # (B, T, C)
         x, rotation = self.positions(x, position_ids, block_position_ids)
         x = self.embedding_dropout(x)
-        num_queries = input_ids.shape[1]
-        num_cached, num_prefix = (cache.length, cache.num_prefix) if cache is not None else (0, 0)
-        bias = mask.bias(num_queries, num_cached + num_queries, x.device, num_prefix)
         for index, layer in enumerate(self.layers):
-            x = layer(x, rotation, bias, None if cache is None else cache.layer(index))
-        x = self.top(self.final_norm(x), position_ids, bias, cache)
-        if cache is not None:
-            cache.advance(num_queries)
+            x = layer(x, rotation, context.layer(index))
+        x = self.top(self.final_norm(x), position_ids, context)
+        context.advance()
         return x
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
@@ -159,9 +166,7 @@ class Transformer(nn.Module):
             self.config, batch_size, max_length, weight.dtype, weight.device, self.prefix
         )
 
-    def top(
-        self, x: Tensor, position_ids: Tensor, bias: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
+    def top(self, x: Tensor, position_ids: Tensor, context: Context) -> Tensor:
         """What comes after the final norm: nothing here. (B, T, C) -> (B, T, C)."""
         return x
 

@@ -1,4 +1,4 @@
-"""Multi-head self-attention over an optional key/value cache."""
+"""Multi-head self-attention: projections and rotations around what a context mixes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from openglm.config import ModelConfig
-from openglm.kernels.attention import attention
-from openglm.nn.cache import LayerCache
+from openglm.nn.context import LayerContext
 from openglm.nn.dropout import dropout
 from openglm.nn.rotary import ROTATIONS, Rotation, no_rotation
 
@@ -35,17 +34,15 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rotation: Rotation | None,
-        bias: Tensor | None,
-        cache: LayerCache | None,
+        context: LayerContext,
         query_source: Tensor | None = None,
     ) -> Tensor:
-        """Attends from every token to those that `bias` leaves visible.
+        """Attends from every token to those that `context` shows.
 
         Args:
             x: (B, T, C), what keys and values are made of.
             rotation: of the T tokens; None with learned positions.
-            bias: (1 or B, 1, T, S) float added to the scores, or None.
-            cache: earlier keys and values; the new ones are added to it.
+            context: earlier keys and values, and the mask; the new ones are added to it.
             query_source: (B, T, C), what queries are made of; None = `x`.
 
         Returns:
@@ -56,9 +53,7 @@ class Attention(nn.Module):
         keys = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, D)
         values = self.v_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, D)
         queries, keys = self.rotate(queries, rotation), self.rotate(keys, rotation)
-        if cache is not None:
-            keys, values = cache.append(keys, values)  # (B, S, K, D)
         dropout_probability = self.dropout_probability if self.training else 0.0
-        mixed = attention(queries, keys, values, bias, dropout_probability)  # (B, T, H, D)
+        mixed = context.attend(queries, keys, values, dropout_probability)  # (B, T, H, D)
         mixed = mixed.flatten(2)  # (B, T, C)
         return self.output_dropout(self.o_proj(mixed))  # type: ignore[no-any-return]

@@ -63,9 +63,14 @@ class KVCache:
         self.max_length = max_length
         self.length = 0
 
-    def layer(self, index: int) -> LayerCache:
-        """The view that layer `index` appends to."""
-        return LayerCache(self, index)
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores (B, T, K, D) keys and values; returns prefix and tokens, (B, S, K, D)."""
+        start = self.num_prefix + self.length
+        end = start + keys.shape[1]
+        all_keys, all_values = self.keys[layer], self.values[layer]
+        all_keys[:, start:end] = keys
+        all_values[:, start:end] = values
+        return all_keys[:, :end], all_values[:, :end]
 
     def advance(self, num_tokens: int) -> None:
         """Counts `num_tokens` as cached, once every layer has appended them."""
@@ -126,20 +131,3 @@ class KVCache:
         self.values = [values.repeat_interleave(copies, dim=0) for values in self.values]
         self.input_ids = self.input_ids.repeat_interleave(copies, dim=0)
         self.batch_size *= copies
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCache:
-    """One layer's part of a `KVCache`."""
-
-    cache: KVCache
-    index: int
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores (B, T, K, D) keys and values; returns prefix and tokens, (B, S, K, D)."""
-        start = self.cache.num_prefix + self.cache.length
-        end = start + keys.shape[1]
-        all_keys, all_values = self.cache.keys[self.index], self.cache.values[self.index]
-        all_keys[:, start:end] = keys
-        all_values[:, start:end] = values
-        return all_keys[:, :end], all_values[:, :end]
