@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from openglm.kernels.cpu.product import Product
+from openglm.kernels.packed_linear import embedding
 from openglm.kernels.packing import (
     PackedFloats,
     PackedWeight,
@@ -17,7 +18,7 @@ from openglm.kernels.packing import (
     pack_scale,
     rows_of,
 )
-from openglm.quant.linear import RowwiseLinear
+from openglm.quant.linear import Packed, PackedLinear, RowwiseLinear
 from openglm.quant.rowwise import unpack_nibbles
 
 Weight = PackedWeight | PackedFloats
@@ -61,11 +62,12 @@ class CompiledLinear(Layer):
 
 
 class CompiledEmbedding(CompiledLinear):
-    """A word embedding that is not quantized, and its logits where the head is tied to it."""
+    """A word embedding, and its logits where the head is tied to it."""
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(B, T) int64 -> (B, T, C) float32."""
-        assert isinstance(self.packed, PackedFloats)
+        if isinstance(self.packed, PackedWeight):
+            return embedding(input_ids, self.packed, torch.float32)
         return rows_of(self.packed, input_ids).float()
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -79,15 +81,19 @@ def packed_weight(layer: nn.Module) -> Weight:
     Args:
         layer: plain, of float32 or bfloat16; or quantized.
     """
+    if isinstance(layer, Packed):
+        return layer.packed
     if isinstance(layer, RowwiseLinear):
         integers = unpack_nibbles(layer.weight) if layer.bits == 4 else layer.weight.detach()
         packing = Packing(bits=layer.bits)
         values = (integers.to(torch.int16) + packing.zero).to(torch.uint8)
         scale = pack_scale(layer.weight_scale.detach().float()[:, None], packing)
-        return PackedWeight(packing, *values.shape, pack(values, packing), scale)
+        num_rows, num_columns = values.shape
+        return PackedWeight(packing, num_rows, num_columns, pack(values, packing), scale)
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    return PackedFloats(*weight.shape, pack_floats(weight.detach()))
+    num_rows, num_columns = weight.shape
+    return PackedFloats(num_rows, num_columns, pack_floats(weight.detach()))
 
 
 def side_by_side(layers: Sequence[CompiledLinear]) -> Product:
@@ -97,7 +103,7 @@ def side_by_side(layers: Sequence[CompiledLinear]) -> Product:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether the module is a linear layer that has a compiled form."""
-    return isinstance(module, nn.Linear | RowwiseLinear)
+    return isinstance(module, nn.Linear | RowwiseLinear | PackedLinear)
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:

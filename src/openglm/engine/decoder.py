@@ -38,7 +38,7 @@ class Decoder:
                 f"the text has {length} tokens; this model reads at most {limit}",
                 hint="shorten it",
             )
-        device = model.word_embeddings.weight.device
+        device = model.device
         self.model = model
         self.cache = model.new_cache(batch_size, length + num_new_tokens)
         positions = torch.arange(length).expand(batch_size, length)
@@ -79,7 +79,7 @@ class Decoder:
     def _forward(
         self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor, mask: MaskSpec
     ) -> Tensor:
-        device = self.model.word_embeddings.weight.device
+        device = self.model.device
         return self.model(  # type: ignore[no-any-return]
             tokens.to(device),
             position_ids.to(device),
