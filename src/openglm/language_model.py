@@ -20,7 +20,7 @@ from torch import Tensor
 from openglm.chat import Message, as_messages, prompt_ids, read_reply
 from openglm.config import ModelConfig
 from openglm.engine.conventions import convention
-from openglm.engine.fill import Filler, Step
+from openglm.engine.fill import Filler
 from openglm.engine.implied import implied_mask, implied_positions
 from openglm.engine.prompt import (
     Prompt,
@@ -32,6 +32,7 @@ from openglm.engine.prompt import (
 from openglm.engine.sampling import LARGEST_PENALTY, SamplingParams
 from openglm.engine.score import ScoringPrompt, score_choices, scoring_prompt
 from openglm.engine.text_stream import TextStream
+from openglm.engine.writer import Step, room
 from openglm.errors import RequestError, TokenizerError
 from openglm.model import Transformer
 from openglm.nn.cache import KVCache
@@ -305,8 +306,8 @@ class LanguageModel:
 
     def _filler(self, prompt: Prompt, defaults: SamplingParams, sampling: dict[str, Any]) -> Filler:
         if "max_tokens" not in sampling:
-            room = Filler.room(self.config, prompt)
-            sampling = {"max_tokens": max(1, min(defaults.max_tokens, room))} | sampling
+            most = room(self.config, prompt)
+            sampling = {"max_tokens": max(1, min(defaults.max_tokens, most))} | sampling
         params = SamplingParams.make(_beam_defaults(defaults, sampling), sampling)
         return Filler(self.network, prompt, params, self._banned_ids)
 
