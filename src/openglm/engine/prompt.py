@@ -49,10 +49,11 @@ class Prompt:
     beams: BeamRule | None = beam_rules.GLM
 
 
-def check_text(text: object) -> None:
-    """Raises `RequestError` for anything but text; a list of texts is a loop of calls."""
+def check_text(text: object) -> str:
+    """A text itself; `RequestError` for anything else: a list of texts is a loop of calls."""
     if not isinstance(text, str):
         raise RequestError(f"{text!r} is not a text")
+    return text
 
 
 def check_length(config: ModelConfig, num_tokens: int) -> None:

@@ -122,15 +122,6 @@ class Writer:
         return 0 if self.prompt.style == "causal" else len(self.context_ids)
 
     @property
-    def most_tokens(self) -> int:
-        """How many tokens may have to be read in one pass; the very last one never is."""
-        num_blanks, longest = len(self._places), self.params.max_tokens
-        length = len(self.prompt.context_ids)
-        if self.prompt.style == "grow":
-            return length + num_blanks * (1 + longest) - 1
-        return length + (num_blanks - 1) * (longest - 1) + longest
-
-    @property
     def num_left(self) -> int:
         """How many more tokens the present blank may have."""
         return self.params.max_tokens - len(self.blank)
@@ -200,6 +191,18 @@ def room(config: ModelConfig, prompt: Prompt) -> int:
         return limit - 1
     num_blanks = len(prompt.mask_positions)
     return (limit - len(prompt.context_ids) - 2 + num_blanks) // num_blanks
+
+
+def most_tokens(prompt: Prompt, params: SamplingParams) -> int:
+    """How many tokens may have to be read in one pass; the very last one never is."""
+    length, num_blanks, longest = (
+        len(prompt.context_ids),
+        len(prompt.mask_positions),
+        params.max_tokens,
+    )
+    if prompt.style == "grow":
+        return length + num_blanks * (1 + longest) - 1
+    return length + (num_blanks - 1) * (longest - 1) + longest
 
 
 def _check_room(config: ModelConfig, prompt: Prompt, params: SamplingParams) -> None:
