@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -14,21 +15,22 @@ from helpers_engine import (
     alone,
     assert_same_steps,
     finish,
-    load,
     make_engine,
     random_asked,
     random_params,
     random_prompt,
     run_together,
 )
+from openglm.engine.paged_cache import pages_for
 from openglm.engine.prompt import causal_prompt
 from openglm.engine.sampling import SamplingParams
+from openglm.engine.writer import most_tokens
 
 LONG = "chatglm/chatglm3_32k_tiny"
 """128 positions: prompts of several pages."""
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_random_neighbours_change_nothing(name, seed):
     """A request gets the tokens, positions or keys of another, or loses some of its own."""
@@ -45,21 +47,20 @@ def test_random_neighbours_change_nothing(name, seed):
 def test_requests_that_lose_their_memory(name):
     """A preempted request repeats or forgets tokens, or draws others than it would have."""
     rng = random.Random(7)
-    positions = load(name).config.max_position_embeddings
     every = []
-    for _ in range(6):
-        prompt = random_prompt(name, rng, length=29)
-        prompt = type(prompt)(  # nothing ends it: every request crosses into a second page
-            *(prompt.context_ids, prompt.mask_positions, prompt.fragments, prompt.first_id),
-            *(frozenset({2}), prompt.style, prompt.long_id),
-        )
-        params = random_params(name, prompt, rng)
-        every.append((prompt, params))
-    needed = 1 + positions // 16
-    engine = make_engine(name, pages=max(needed, 5))
-    engine.scheduler.max_batch_tokens = 4096
-    found = run_together(engine, every, random.Random(0))
-    for request, asked in zip(found, every, strict=True):
+    for _ in range(5):
+        prompt = random_prompt(name, rng, length=20)
+        prompt = dataclasses.replace(prompt, end_ids=frozenset({2}))  # all get long
+        every.append((prompt, random_params(name, prompt, rng)))
+    longest = max(most_tokens(*asked) for asked in every)
+    engine = make_engine(name, pages=pages_for(longest))
+    requests = []
+    for priority, asked in enumerate(every):  # each throws out all before it
+        requests.append(engine.add(*asked, priority=priority))
+        for _ in range(3):
+            engine.step()
+    finish(engine)
+    for request, asked in zip(requests, every, strict=True):
         assert_same_steps(request.steps, alone(name, asked))
     assert engine.statistics.num_preemptions > 0
 
@@ -72,11 +73,7 @@ def test_prompts_in_pieces(budget):
     engine = make_engine(LONG, max_batch_tokens=budget)
     for request, asked in zip(run_together(engine, every, rng), every, strict=True):
         assert_same_steps(request.steps, alone(LONG, asked))
-    assert engine.statistics.num_steps >= 171 // max(budget, PAGE_OR_MORE)
-
-
-PAGE_OR_MORE = 50
-"""A step reads what is left of its budget; the longest budget above."""
+    assert engine.statistics.num_steps >= 171 / budget
 
 
 @pytest.mark.parametrize("name", CAUSAL[:4])
@@ -165,7 +162,7 @@ def test_guesses_change_nothing(name):
         assert_same_steps(request.steps, alone(name, asked))
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.2])
+@pytest.mark.parametrize("temperature", [0.0, 0.05])
 def test_right_guesses_save_steps(temperature):
     """Text that repeats itself is guessed never, or the guesses are fed at wrong positions."""
     params = SamplingParams(max_tokens=60, temperature=temperature, seed=1)
