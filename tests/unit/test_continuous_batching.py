@@ -209,7 +209,12 @@ def test_requests_that_never_fit_are_refused_with_the_numbers():
         engine.add(prompt_of(100), LONG)
     with pytest.raises(RequestError, match="no beam search"):
         engine.add(prompt_of(9), SamplingParams(num_beams=2))
+    for wrong in ({"priority": "high"}, {"tenant": 3}):
+        with pytest.raises(RequestError, match="must be a whole number"):
+            engine.add(prompt_of(9), LONG, **wrong)
     assert not engine.has_work
+    engine.add(prompt_of(9), SamplingParams(max_tokens=1), tenant="\udc80")
+    finish(engine)
 
 
 @pytest.mark.parametrize(

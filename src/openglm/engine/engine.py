@@ -137,9 +137,13 @@ class Engine:
             deadline: reading of `clock` at which it ends unfinished; None = never.
 
         Raises:
-            RequestError: the model has no room for it, the memory could never hold it, or beam
-                search.
+            RequestError: the model has no room for it, the memory could never hold it, beam
+                search, or a priority or tenant of the wrong type.
         """
+        if type(priority) is not int or not isinstance(tenant, str):
+            raise RequestError(
+                f"priority={priority!r} must be a whole number, tenant={tenant!r} a text"
+            )
         if params.num_beams > 1:
             raise RequestError(
                 f"num_beams={params.num_beams}: the engine has no beam search",

@@ -87,7 +87,7 @@ class PagedCache:
         part = Part(count, self.num_prefix, 0, pages)
         segments = _segments([count], [self.num_prefix], [0], [part])
         for layer, keys, values in zip(
-            self.layers, self.prefix.keys, self.prefix.values, strict=False
+            self.layers, self.prefix.keys, self.prefix.values, strict=True
         ):
             store(layer, keys[start:].to(self.device), values[start:].to(self.device), segments)
 

@@ -21,7 +21,7 @@ DIGEST_BYTES = 32
 
 def root_key(tenant: str) -> bytes:
     """What the chain of a tenant's pages begins with."""
-    return hashlib.blake2b(tenant.encode(), digest_size=DIGEST_BYTES).digest()
+    return hashlib.blake2b(tenant.encode(errors="surrogatepass"), digest_size=DIGEST_BYTES).digest()
 
 
 def page_key(before: bytes, tokens: Sequence[int]) -> bytes:
