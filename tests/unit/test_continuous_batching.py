@@ -21,7 +21,7 @@ from openglm.engine.engine import Engine
 from openglm.engine.prompt import causal_prompt
 from openglm.engine.request import HEAD_START
 from openglm.engine.sampling import SamplingParams
-from openglm.engine.speculation import LONGEST_PAUSE, Drafter
+from openglm.engine.speculation import Drafter
 from openglm.errors import RequestError
 from openglm.language_model import LanguageModel
 from openglm.results import Completion
@@ -256,9 +256,9 @@ def test_longest_requests_fit_exactly():
 def test_drafts_continue_what_stood_before():
     """What is guessed is not what followed the same tokens earlier."""
     drafter = Drafter(4)
-    assert drafter.propose([1, 2, 3, 4, 9, 1, 2, 3], 1, 8) == [4, 9]
-    drafter.learn(2, 2)
-    assert drafter.propose([1, 2, 3, 4, 9, 1, 2, 3, 4, 9], 1, 8) == [1, 2, 3, 4]
+    for guess in ([4], [4, 9], [4, 9, 1, 2], [4, 9, 1, 2]):
+        assert drafter.propose([1, 2, 3, 4, 9, 1, 2, 3], 1, 8) == guess
+        drafter.learn(len(guess), len(guess))
     assert drafter.propose([1, 2, 3, 4, 9, 1, 2, 3, 4, 9], 1, 1) == [1]
     assert drafter.propose([5, 9, 1, 7], 2, 8) == []  # another text
     assert Drafter(0).propose([1, 2, 1, 2, 1, 2], 1, 8) == []
@@ -268,13 +268,25 @@ def test_drafts_that_fail_become_rare():
     """Text that repeats itself by chance only is slowed down by guesses."""
     drafter = Drafter(8)
     tokens = [1, 2, 3] * 3
-    guessed = 0
-    for _ in range(1000):
+    guesses = []
+    for step in range(1000):
         proposed = drafter.propose(tokens, 1, 8)
         if proposed:
             drafter.learn(len(proposed), 0)
-            guessed += len(proposed)
-    assert guessed <= 2 + 6 + 1000 / LONGEST_PAUSE
+            guesses.append((step, len(proposed)))
+    assert guesses == [(step, 1) for step in (0, 3, 12, 45, 174, 303, 432, 561, 690, 819, 948)]
+
+
+def test_a_right_draft_forgives_earlier_ones():
+    """After some guesses that failed, a text that begins to repeat itself is guessed no more."""
+    drafter = Drafter(8)
+    guesses = []
+    for step in range(40):
+        proposed = drafter.propose([1, 2, 3] * 3, 1, 1)
+        if proposed:
+            drafter.learn(1, len(guesses) == 2)
+            guesses.append(step)
+    assert guesses == [0, 3, 12, 13, 16, 25]
 
 
 # ------------------------------------------------------------------ through the model
