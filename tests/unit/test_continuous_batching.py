@@ -58,6 +58,29 @@ def test_a_higher_priority_takes_the_memory():
         assert_same_steps(request.steps, alone(NAME, (prompt_of(length, first), LONG)))
 
 
+def test_the_last_in_line_loses_its_memory_first():
+    """An urgent request stops the one that has waited longest, or more of them than it must."""
+    engine = make_engine(NAME, pages=4)
+    old, young = (engine.add(prompt_of(20, first=n), SamplingParams(max_tokens=9)) for n in (3, 9))
+    engine.step()
+    engine.add(prompt_of(60, first=30), LONG, priority=1)
+    engine.step()
+    assert (old.is_running, young.is_running) == (True, True)  # two pages were free
+    engine.add(prompt_of(20, first=50), SamplingParams(max_tokens=9), priority=2)
+    engine.step()
+    assert (old.is_running, young.is_running) == (True, False)
+    finish(engine)
+
+
+def test_a_request_that_would_soon_be_thrown_out_waits():
+    """A newcomer gets the page that its neighbour needs next, and reads its prompt for nothing."""
+    engine = make_engine(NAME, pages=3)
+    engine.add(prompt_of(40), LONG)
+    engine.add(prompt_of(20, first=9), LONG)
+    finish(engine)
+    assert engine.statistics.num_preemptions == 0
+
+
 def test_equal_priorities_go_in_the_order_of_arrival():
     """A newcomer takes the memory of one that came before it."""
     engine = make_engine(NAME, pages=4)
