@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch import Tensor
 from openglm.chat import Message, as_messages, prompt_ids, read_reply
 from openglm.config import ModelConfig
 from openglm.engine.conventions import convention
-from openglm.engine.fill import Filler, Step
+from openglm.engine.engine import Engine, memory_for
+from openglm.engine.fill import Filler
 from openglm.engine.implied import implied_mask, implied_positions
 from openglm.engine.prompt import (
     Prompt,
@@ -32,7 +33,8 @@ from openglm.engine.prompt import (
 from openglm.engine.sampling import LARGEST_PENALTY, SamplingParams
 from openglm.engine.score import ScoringPrompt, score_choices, scoring_prompt
 from openglm.engine.text_stream import TextStream
-from openglm.errors import RequestError, TokenizerError
+from openglm.engine.writer import Step, room
+from openglm.errors import RequestError, TokenizerError, suggest
 from openglm.model import Transformer
 from openglm.nn.cache import KVCache
 from openglm.nn.masks import MaskSpec
@@ -43,6 +45,7 @@ Messages = Sequence[Message | Mapping[str, Any]] | str
 
 FILL_DEFAULTS = SamplingParams()
 """Blanks are filled greedily unless asked otherwise."""
+TASKS = ("generate", "fill", "chat")
 CHAT_TOKENS = 2048
 """An answer's `max_tokens`, if the model has room for it."""
 
@@ -111,9 +114,9 @@ class LanguageModel:
         Raises:
             RequestError: no blank, too long a text, or an unknown or impossible option.
         """
-        prompt = blank_prompt(self.tokenizer, text)
-        filler = self._filler(prompt, FILL_DEFAULTS, sampling)
-        blanks = self._collect(prompt, filler)
+        filler = self._filler(text, "fill", sampling)
+        prompt = filler.prompt
+        blanks = self._blanks(prompt, filler.run())
         out = prompt.fragments[0]
         for blank, fragment in zip(blanks, prompt.fragments[1:], strict=True):
             out += blank.text + fragment
@@ -126,24 +129,60 @@ class LanguageModel:
             prompt: plain text.
             **sampling: see `SamplingParams`; the official defaults of each model.
         """
-        built = continuation_prompt(self.tokenizer, prompt)
-        filler = self._filler(built, self._generate_defaults, sampling)
-        (blank,) = self._collect(built, filler)
-        return Completion(
-            blank.text,
-            blank.token_ids,
-            blank.log_probability,
-            blank.finish_reason,
-            filler.sampler.seed,
-        )
+        filler = self._filler(prompt, "generate", sampling)
+        return self._completion(filler.run(), filler.sampler.seed)
+
+    def generate_batch(self, prompts: Sequence[str], **sampling: Any) -> list[Completion]:
+        """Continues many texts together: what `generate` gives for each, in less time.
+
+        Args:
+            prompts: plain texts.
+            **sampling: as in `generate`, for each of them; a `seed` too.
+        """
+        if isinstance(prompts, str):
+            raise RequestError(f"prompts={prompts!r} must be a list of texts", hint="use generate")
+        asked = [self.request(prompt, **sampling) for prompt in prompts]
+        if not asked:
+            return []
+        engine = self.engine(memory_bytes=memory_for(self.network, asked))
+        requests = [engine.add(*request) for request in asked]
+        while engine.has_work:
+            engine.step()
+        for request in requests:
+            if request.error is not None:
+                raise request.error
+        return [self._completion(r.steps, r.writer.sampler.seed) for r in requests]
+
+    def engine(self, **settings: Any) -> Engine:
+        """An engine that many requests share, with memory of its own; see `Engine`.
+
+        Args:
+            **settings: of `Engine`: memory_bytes, kv_dtype, max_batch_tokens, max_drafts, clock.
+        """
+        return Engine(self.network, banned_ids=self._banned_ids, **settings)
+
+    def request(
+        self, asked: Messages, task: str = "generate", **sampling: Any
+    ) -> tuple[Prompt, SamplingParams]:
+        """What `Engine.add` takes: the prompt as this model reads it, and its settings.
+
+        Args:
+            asked: a text; for "chat" messages, or one question.
+            task: "generate", "fill" or "chat".
+            **sampling: as in the method of that name.
+        """
+        prompt, defaults = self._lay_out(asked, task)
+        if "max_tokens" not in sampling:
+            most = room(self.config, prompt)
+            sampling = {"max_tokens": max(1, min(defaults.max_tokens, most))} | sampling
+        return prompt, SamplingParams.make(_beam_defaults(defaults, sampling), sampling)
 
     def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
         """Like `generate`, as pieces of text; never half a character.
 
         A bad request raises here, not at the first piece.
         """
-        built = continuation_prompt(self.tokenizer, prompt)
-        filler = self._filler(built, self._generate_defaults, sampling)
+        filler = self._filler(prompt, "generate", sampling)
         return (piece.text for piece in self._stream(filler))
 
     def chat(self, messages: Messages, **sampling: Any) -> ChatReply:
@@ -158,7 +197,7 @@ class LanguageModel:
             RequestError: not a chat model, or a conversation that it does not know.
         """
         asked = as_messages(messages)
-        filler = self._chat_filler(asked, sampling)
+        filler = self._filler(asked, "chat", sampling)
         steps = list(filler.run())
         ids = [step.token for step in steps if step.token is not None]
         reply = read_reply(self.tokenizer.kind, self.tokenizer.decode(ids, special=True), asked)
@@ -174,13 +213,12 @@ class LanguageModel:
 
     def stream_chat(self, messages: Messages, **sampling: Any) -> Iterator[str]:
         """Like `chat`, as pieces of the text as the model writes it."""
-        filler = self._chat_filler(as_messages(messages), sampling)
+        filler = self._filler(messages, "chat", sampling)
         return (piece.text for piece in self._stream(filler))
 
     def stream_fill(self, text: str, **sampling: Any) -> Iterator[Piece]:
         """Like `fill`, as pieces of text with the blank they belong to."""
-        prompt = blank_prompt(self.tokenizer, text)
-        return self._stream(self._filler(prompt, FILL_DEFAULTS, sampling))
+        return self._stream(self._filler(text, "fill", sampling))
 
     def score(
         self,
@@ -298,16 +336,20 @@ class LanguageModel:
     def _generate_defaults(self) -> SamplingParams:
         return convention(self.tokenizer).sampling
 
-    def _chat_filler(self, asked: list[Message], sampling: dict[str, Any]) -> Filler:
-        prompt = chat_prompt(self.tokenizer, prompt_ids(self.tokenizer, asked))
-        defaults = dataclasses.replace(self._generate_defaults, max_tokens=CHAT_TOKENS)
-        return self._filler(prompt, defaults, sampling)
+    def _lay_out(self, asked: Messages, task: str) -> tuple[Prompt, SamplingParams]:
+        """The prompt of a task, and its default settings."""
+        if task == "fill":
+            return blank_prompt(self.tokenizer, check_text(asked)), FILL_DEFAULTS
+        defaults = self._generate_defaults
+        if task == "generate":
+            return continuation_prompt(self.tokenizer, check_text(asked)), defaults
+        if task == "chat":
+            prompt = chat_prompt(self.tokenizer, prompt_ids(self.tokenizer, as_messages(asked)))
+            return prompt, dataclasses.replace(defaults, max_tokens=CHAT_TOKENS)
+        raise RequestError(f"unknown task {task!r}", hint=suggest(task, TASKS))
 
-    def _filler(self, prompt: Prompt, defaults: SamplingParams, sampling: dict[str, Any]) -> Filler:
-        if "max_tokens" not in sampling:
-            room = Filler.room(self.config, prompt)
-            sampling = {"max_tokens": max(1, min(defaults.max_tokens, room))} | sampling
-        params = SamplingParams.make(_beam_defaults(defaults, sampling), sampling)
+    def _filler(self, asked: Messages, task: str, sampling: dict[str, Any]) -> Filler:
+        prompt, params = self.request(asked, task, **sampling)
         return Filler(self.network, prompt, params, self._banned_ids)
 
     @cached_property
@@ -316,11 +358,17 @@ class LanguageModel:
         spoken = self.tokenizer.text_ids | self.tokenizer.special.spoken_ids
         return frozenset(range(self.config.vocab_size)) - spoken
 
-    def _collect(self, prompt: Prompt, filler: Filler) -> list[Blank]:
+    def _blanks(self, prompt: Prompt, events: Iterable[Step]) -> list[Blank]:
         steps: list[list[Step]] = [[] for _ in prompt.mask_positions]
-        for step in filler.run():
+        for step in events:
             steps[step.blank].append(step)
-        return [self._blank(events) for events in steps]
+        return [self._blank(steps_of_one) for steps_of_one in steps]
+
+    def _completion(self, events: Iterable[Step], seed: int) -> Completion:
+        blank = self._blank(list(events))
+        return Completion(
+            blank.text, blank.token_ids, blank.log_probability, blank.finish_reason, seed
+        )
 
     def _blank(self, events: list[Step]) -> Blank:
         tokens = [step for step in events if step.token is not None]

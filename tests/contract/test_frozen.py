@@ -1,5 +1,6 @@
 """Names that users and checkpoints rely on: changing them must be a decision, not an accident."""
 
+import dataclasses
 import inspect
 import re
 
@@ -10,6 +11,8 @@ from openglm.checkpoints.save import WRITERS
 from openglm.cli.convert import LAYOUTS
 from openglm.cli.main import _run
 from openglm.config import ModelConfig
+from openglm.engine.engine import Engine, Statistics
+from openglm.engine.request import Event
 from openglm.language_model import LanguageModel
 from openglm.model import build
 
@@ -92,15 +95,54 @@ def test_public_methods_of_the_model() -> None:
     }
     assert signatures == {
         "chat": ["messages", "sampling"],
+        "engine": ["settings"],
         "fill": ["text", "sampling"],
         "generate": ["prompt", "sampling"],
+        "generate_batch": ["prompts", "sampling"],
         "logits": ["input_ids", "position_ids", "block_position_ids", "mask", "cache"],
         "new_cache": ["batch_size", "max_length"],
+        "request": ["asked", "task", "sampling"],
         "score": ["context", "choices", "length_penalty", "unidirectional"],
         "stream": ["prompt", "sampling"],
         "stream_chat": ["messages", "sampling"],
         "stream_fill": ["text", "sampling"],
     }
+
+
+def test_public_names_of_the_engine() -> None:
+    """Servers are built on these calls and counts."""
+    signatures = {
+        name: list(inspect.signature(method).parameters)[1:]
+        for name, method in inspect.getmembers(Engine, inspect.isfunction)
+        if name == "__init__" or not name.startswith("_")
+    }
+    assert signatures == {
+        "__init__": [
+            "model",
+            "memory_bytes",
+            "kv_dtype",
+            "max_batch_tokens",
+            "max_drafts",
+            "banned_ids",
+            "clock",
+        ],
+        "add": ["prompt", "params", "priority", "tenant", "deadline"],
+        "cancel": ["request_id"],
+        "step": [],
+    }
+    assert [field.name for field in dataclasses.fields(Statistics)] == [
+        "running",
+        "waiting",
+        "num_pages",
+        "free_pages",
+        "num_steps",
+        "num_tokens",
+        "num_prefix_hits",
+        "num_preemptions",
+        "num_drafted",
+        "num_accepted",
+    ]
+    assert [field.name for field in dataclasses.fields(Event)] == ["request_id", "step", "is_last"]
 
 
 def test_state_dict_names() -> None:

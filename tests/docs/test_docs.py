@@ -18,6 +18,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 RUN_IN_FULL = (
     "README.md",
     "docs/fill.md",
+    "docs/engine.md",
     "docs/train.md",
     "docs/checkpoints.md",
     "docs/download.md",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from openglm.errors import RequestError
+from openglm.engine.prompt import check_length
 from openglm.memory import READ_AT_ONCE
 from openglm.model import Transformer
 from openglm.nn.masks import MaskSpec
@@ -32,12 +32,7 @@ class Decoder:
         is_causal: bool = False,
     ) -> None:
         batch_size, length = context_ids.shape
-        limit = model.config.max_position_embeddings
-        if length > limit:
-            raise RequestError(
-                f"the text has {length} tokens; this model reads at most {limit}",
-                hint="shorten it",
-            )
+        check_length(model.config, length)
         device = model.device
         self.model = model
         self.cache = model.new_cache(batch_size, length + num_new_tokens)

@@ -1,44 +1,23 @@
-"""Filling blanks, one token at a time.
+"""`Filler`: fills the blanks of one prompt, one token at a time, on a cache of its own.
 
-GLM fills all blanks left to right in one growing cache. After the context, each blank is fed as
-`sop` and its tokens at the position of its mask token, with block positions 1, 2, ... . `eop` or
-`eos` ends a blank and is not fed; the next blank sees the earlier ones (GLM paper, section 2.1).
-
-GLM-130B and ChatGLM-6B read the text again for each blank. A causal model's continuation is a blank
-at the end.
+What is fed, and when, is the `Writer`'s affair; here it goes through a `Decoder`, or every blank
+through a beam search.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from openglm.config import ModelConfig
 from openglm.engine.beam import BeamSettings, beam_search
 from openglm.engine.decoder import Decoder
 from openglm.engine.prompt import Prompt
-from openglm.engine.sampling import Sampler, SamplingParams
+from openglm.engine.sampling import SamplingParams
+from openglm.engine.writer import Step, Writer
 from openglm.errors import RequestError
 from openglm.model import Transformer
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One event of filling: a token of a blank, or the end of it.
-
-    Args:
-        blank: index of the blank.
-        token: the token; None for the end.
-        log_probability: of the token (of the end token where there was one), under the model.
-        finish_reason: "stop" or "length" at the end of a blank, else None.
-    """
-
-    blank: int
-    token: int | None
-    log_probability: float
-    finish_reason: str | None = None
 
 
 class Filler:
@@ -62,116 +41,57 @@ class Filler:
         params: SamplingParams,
         banned_ids: Collection[int] = (),
     ) -> None:
-        room = self.room(model.config, prompt)
         if params.num_beams > 1 and prompt.beams is None:
             raise RequestError(
                 f"num_beams={params.num_beams}: this model's official code has no beam search",
                 hint="leave num_beams out",
             )
-        positions = f"this model has {model.config.max_position_embeddings} positions"
-        if room < 1:
-            raise RequestError(
-                f"the prompt of {len(prompt.context_ids) + 1} tokens leaves no room: {positions}",
-                hint="shorten it",
-            )
-        if params.max_tokens > room:
-            raise RequestError(
-                f"max_tokens={params.max_tokens} must be at most {room} here: {positions}"
-            )
         self.model = model
         self.params = params
         self.prompt = prompt
-        self.banned = sorted(set(banned_ids) - prompt.end_ids)
-        self.sampler = Sampler(params, sorted(prompt.end_ids), self.banned)
-        self.decoder = self._read(prompt.context_ids)
-
-    @staticmethod
-    def room(config: ModelConfig, prompt: Prompt) -> int:
-        """How long each blank may be; GLM has positions of their own for blanks.
-
-        In style "refeed" the last of k blanks stands behind the context with k - 1 masks replaced.
-        """
-        limit = config.max_position_embeddings
-        if prompt.style == "grow":
-            return limit - 1
-        num_blanks = len(prompt.mask_positions)
-        return (limit - len(prompt.context_ids) - 2 + num_blanks) // num_blanks
+        self.writer = Writer(model.config, prompt, params, banned_ids)
+        self.sampler = self.writer.sampler
+        self.decoder = self._read(self.writer.context_ids)
+        self.passes = self.writer.passes
 
     def run(self) -> Iterator[Step]:
         """Yields the tokens of all blanks: left to right, in style "refeed" long blanks last."""
-        if self.prompt.style == "refeed":
-            yield from self._passes()
-            return
-        for index, position in enumerate(self.prompt.mask_positions):
-            yield from self._write(index, position, self.prompt.style == "causal")
+        while not self.writer.done:
+            if self.passes != self.writer.passes:
+                self.decoder = self._read(self.writer.context_ids)
+                self.passes = self.writer.passes
+            if self.params.num_beams > 1:
+                yield from self._beam()
+            else:
+                yield from self.writer.write(self._feed()[-1])
 
     def _read(self, context_ids: list[int]) -> Decoder:
         """A decoder that has read the context, with room for what follows."""
-        self.read_ids = context_ids
         num_blanks = len(self.prompt.mask_positions) if self.prompt.style == "grow" else 1
         capacity = num_blanks * (self.params.max_tokens + 1)
         context = torch.tensor([context_ids], dtype=torch.int64)
         return Decoder(self.model, context, capacity, self.prompt.style == "causal")
 
-    def _passes(self) -> Iterator[Step]:
-        """One pass per blank; each reads the text with the earlier ones filled in (GLM-130B).
+    def _feed(self) -> Tensor:
+        """Feeds what is new in the track; returns its logits (T, V) float32."""
+        return self.decoder.feed(*self.writer.track.rows(self.decoder.cache.length))[0]
 
-        Positions behind a long blank count on in a model that has no block positions.
-        """
-        ids = list(self.prompt.context_ids)
-        places = dict(enumerate(self.prompt.mask_positions))
-        order = sorted(places, key=lambda blank: ids[places[blank]] == self.prompt.long_id)
-        for number, blank in enumerate(order):
-            place = places[blank]
-            if number:
-                self.decoder = self._read(ids)
-            is_long = ids[place] == self.prompt.long_id
-            counts_on = is_long and self.model.config.position == "rotary"
-            written = []
-            for step in self._write(blank, len(ids) - 1 if counts_on else place, counts_on):
-                if step.token is not None:
-                    written.append(step.token)
-                yield step
-            ids[place : place + 1] = written
-            for other in places:
-                if places[other] > place:
-                    places[other] += len(written) - 1
-
-    def _write(self, index: int, position: int, counts_on: bool) -> Iterator[Step]:
-        write = self._beam if self.params.num_beams > 1 else self._sample
-        return write(index, position, counts_on)
-
-    def _sample(self, index: int, position: int, counts_on: bool) -> Iterator[Step]:
-        blank: list[int] = []
-        last = self.prompt.first_id
-        while len(blank) < self.params.max_tokens:
-            logits = self.decoder.feed_blank([last], position, len(blank) + 1, counts_on)[-1]
-            token, log_probability = self.sampler.choose(logits, blank)
-            if token in self.prompt.end_ids:
-                yield Step(index, None, log_probability, "stop")
-                return
-            blank.append(token)
-            last = token
-            yield Step(index, token, log_probability)
-        if self.prompt.style == "grow":  # later blanks see it too
-            self.decoder.feed_blank([last], position, len(blank) + 1, counts_on)
-        yield Step(index, None, 0.0, "length")
-
-    def _beam(self, index: int, position: int, counts_on: bool) -> Iterator[Step]:
+    def _beam(self) -> Iterator[Step]:
+        """Writes one blank as the best hypothesis has it."""
+        writer = self.writer
         before = self.decoder.cache
         self.decoder.cache = before.copy()
-        context = [*self.read_ids, self.prompt.first_id]
-        best = beam_search(self.decoder, [context], [position], self._beam_settings, counts_on)[0][
-            0
-        ]
+        context = [*writer.context_ids, self.prompt.first_id]
+        place, counts_on = writer.position, writer.counts_on
+        rows = beam_search(self.decoder, [context], [place], self._beam_settings, counts_on)
+        tokens = rows[0][0].tokens
         self.decoder.cache = before
-        tokens = [self.prompt.first_id, *best.tokens]
-        logits = self.decoder.feed_blank(tokens, position, 1, counts_on)
+        logits = self.decoder.feed_blank([self.prompt.first_id, *tokens], place, 1, counts_on)
         log_probabilities = torch.log_softmax(logits, dim=-1)
-        for place, token in enumerate(best.tokens):
-            yield Step(index, token, float(log_probabilities[place, token]))
-        full = len(best.tokens) == self.params.max_tokens
-        yield Step(index, None, 0.0, "length" if full else "stop")
+        for row, token in zip(log_probabilities, tokens, strict=False):  # one row is behind all
+            yield from writer.take(token, float(row[token]))
+        if len(tokens) < self.params.max_tokens:
+            yield writer.end("stop")
 
     @property
     def _beam_settings(self) -> BeamSettings:
@@ -184,6 +104,6 @@ class Filler:
             no_repeat_ngram_size=params.no_repeat_ngram_size,
             min_tokens=params.min_tokens,
             end_ids=prompt.end_ids,
-            banned_ids=self.banned,
+            banned_ids=self.writer.banned,
             rule=prompt.beams,
         )

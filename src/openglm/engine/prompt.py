@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from openglm.config import ModelConfig
 from openglm.engine import beam_rules
 from openglm.engine.beam_rules import BeamRule
 from openglm.engine.conventions import Style, convention
@@ -48,10 +49,21 @@ class Prompt:
     beams: BeamRule | None = beam_rules.GLM
 
 
-def check_text(text: object) -> None:
-    """Raises `RequestError` for anything but text; a list of texts is a loop of calls."""
+def check_text(text: object) -> str:
+    """A text itself; `RequestError` for anything else: a list of texts is a loop of calls."""
     if not isinstance(text, str):
         raise RequestError(f"{text!r} is not a text")
+    return text
+
+
+def check_length(config: ModelConfig, num_tokens: int) -> None:
+    """Raises `RequestError` for a context of more tokens than the model has positions."""
+    limit = config.max_position_embeddings
+    if num_tokens > limit:
+        raise RequestError(
+            f"the text has {num_tokens} tokens; this model reads at most {limit}",
+            hint="shorten it",
+        )
 
 
 def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
