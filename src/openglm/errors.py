@@ -9,7 +9,8 @@
     ├── RequestError             7   a generation request that cannot be honoured
     ├── TrainingStopped          8   the watchdog ended a run
     ├── VerificationError        9   recorded numbers were not reproduced
-    └── DownloadError           10   files of a hub or a folder that cannot be had or trusted
+    ├── DownloadError           10   files of a hub or a folder that cannot be had or trusted
+    └── KernelUnavailable       11   a kernel asked for by name that cannot run here
 
 Messages say what was wrong, name the value, say what is allowed and, in `hint`, what to do.
 """
@@ -99,6 +100,12 @@ class DownloadError(OpenGLMError):
     """Files that a hub or a folder does not have, does not give, or gives wrongly."""
 
     exit_code = 10
+
+
+class KernelUnavailable(OpenGLMError):
+    """A kernel that was asked for by name, and is unknown or cannot run on this machine."""
+
+    exit_code = 11
 
 
 def suggest(name: str, known: Iterable[str], aliases: Iterable[str] = ()) -> str:
