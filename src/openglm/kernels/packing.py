@@ -142,7 +142,9 @@ def dequantize(weight: PackedWeight, dtype: torch.dtype, blocks: slice = slice(N
     if weight.minimum is None:
         floats = (grouped - packing.zero) * scale[..., None]
     else:
-        floats = grouped * scale[..., None] + unpack_scale(weight.minimum[blocks]).float()[..., None]
+        floats = (
+            grouped * scale[..., None] + unpack_scale(weight.minimum[blocks]).float()[..., None]
+        )
     first = (blocks.start or 0) * BLOCK_ROWS
     num_rows = min(len(floats), weight.out_features - first)
     return floats.flatten(1)[:num_rows, : weight.in_features].to(dtype)
