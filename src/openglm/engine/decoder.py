@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from openglm.engine.graphs import Steps
 from openglm.errors import RequestError
 from openglm.memory import READ_AT_ONCE
 from openglm.model import Transformer
@@ -41,6 +42,7 @@ class Decoder:
         device = model.word_embeddings.weight.device
         self.model = model
         self.cache = model.new_cache(batch_size, length + num_new_tokens)
+        self.steps = Steps(model) if device.type == "cuda" else None
         positions = torch.arange(length).expand(batch_size, length)
         prefix = MaskSpec.prefix(torch.full((batch_size,), length, device=device))
         mask = MaskSpec.causal() if is_causal else prefix
@@ -53,6 +55,10 @@ class Decoder:
     @torch.no_grad()
     def feed(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
         """Appends (B, T) tokens that see everything before them; returns logits (B, T, V)."""
+        if tokens.shape[1] == 1 and self.steps is not None:
+            self.cache.reserve(*tokens.shape)
+            if step := self.steps.ready(self.cache):
+                return step.logits(tokens, position_ids, block_position_ids)
         return self.model.logits(self.read(tokens, position_ids, block_position_ids)).float()
 
     def read(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
