@@ -14,6 +14,8 @@ from openglm.errors import UnknownTokenizerError, UsageError
 from openglm.home import find_model
 from openglm.language_model import LanguageModel
 from openglm.memory import QUANTIZED_BITS
+from openglm.model import Transformer
+from openglm.quant.packed_rows import pack_rows
 from openglm.registry import find_preset, preset
 from openglm.tokenizers import find_tokenizer, require_tokenizer
 
@@ -62,7 +64,7 @@ def load(
             raise UsageError("random_weights goes with name, dtype and device only")
         config = _architecture(str(name))
         network = load_random(config, kind or torch.bfloat16, place, bits)
-        return LanguageModel(network, None, f"{name} (random weights)")
+        return LanguageModel(_for_kernels(network), None, f"{name} (random weights)")
     folder = find_model(str(name))
     loaded = load_checkpoint(folder, kind, place, description, exact_rotary, bits)
     if prefix is not None:
@@ -76,7 +78,14 @@ def load(
         )
     except UnknownTokenizerError as error:  # the numbers work without it; text methods raise it
         problem = error
-    return LanguageModel(loaded.model, found, str(name), loaded.token_ids, problem)
+    network = _for_kernels(loaded.model)
+    return LanguageModel(network, found, str(name), loaded.token_ids, problem)
+
+
+def _for_kernels(network: Transformer) -> Transformer:
+    """Quantized weights in the layout that the kernels of the network's device read."""
+    on_gpu = network.word_embeddings.weight.device.type == "cuda"
+    return pack_rows(network) if on_gpu else network
 
 
 def _architecture(name: str) -> ModelConfig:
