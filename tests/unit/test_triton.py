@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from helpers_packed import FORMS, check_product, random_weight
+from openglm.kernels.attention import attention
 from openglm.kernels.gpu.available import missing
 from openglm.kernels.packed_linear import linear
 from openglm.kernels.packing import Packing
@@ -19,7 +20,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if reason := missing(DEVICE):
     pytest.skip(f"{reason}; `make test-triton` interprets the kernels", allow_module_level=True)
 
-from openglm.kernels.gpu import packed_linear  # noqa: E402  # it needs Triton
+from openglm.kernels.gpu import decode_attention, packed_linear  # noqa: E402  # it needs Triton
 
 SHAPES = [(16, 128), (50, 200), (130, 72)]
 """(N, K): whole blocks; tails in both; several tiles of rows, fewer columns than a step."""
@@ -87,3 +88,32 @@ def test_strided_and_empty_inputs() -> None:
     turned = x[0, :, :64].T.contiguous().T
     check_product(linear(turned.to(DEVICE), weight, kernel="triton"), turned, exact, None)
     assert linear(x[:, :0, :64].to(DEVICE), weight, kernel="triton").shape == (2, 0, 32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("num_heads", "key_heads"), [(4, 4), (6, 2), (32, 1)])
+@pytest.mark.parametrize("num_keys", [1, 65, 200])
+def test_decode_attention_sees_what_is_cached(
+    num_keys: int, num_heads: int, key_heads: int, dtype: torch.dtype
+) -> None:
+    """A key behind the last one, a part counted twice, or heads that read others' keys."""
+    generator = torch.Generator().manual_seed(num_keys)
+    queries = torch.randn(2, 1, num_heads, 32, generator=generator).to(DEVICE, dtype)
+    keys, values = torch.randn(2, 2, 230, key_heads, 32, generator=generator).to(DEVICE, dtype)
+    keys[:, num_keys:] = values[:, num_keys:] = torch.nan  # never to be read
+    place = torch.tensor([num_keys - 1], device=DEVICE)
+    found = decode_attention.decode_attention(queries, keys, values, place)
+    exact = (x.double() for x in (queries, keys[:, :num_keys], values[:, :num_keys]))
+    expected = attention(*exact, None, 0.0)
+    assert found.dtype == dtype
+    # bf16 rounds the weights to 8 bits, and the result; values are up to 4.
+    tolerance = 2e-6 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
+
+
+def test_decode_attention_takes_widths_that_tiles_have() -> None:
+    """Heads of other widths go by the plain kernel."""
+    widths = [
+        w for w in (8, 16, 24, 64, 80, 128) if decode_attention.takes(torch.empty(1, 1, 1, w))
+    ]
+    assert widths == [16, 64, 128]

@@ -1,7 +1,8 @@
 """A context for steps of one token in which no shape and no address ever changes.
 
 What a CUDA graph records is replayed with the same tensors. So the place of the new token is a
-tensor too, and attention looks at a fixed window of the cache, in which later places are blocked.
+tensor too. The Triton kernel reads it; other kernels look at a fixed window of the cache, in which
+later places are blocked.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from openglm.kernels.attention import attention
+from openglm.kernels.gpu.available import missing
 from openglm.nn.cache import KVCache
 from openglm.nn.context import LayerContext
 
@@ -77,6 +79,11 @@ class StaticLayer:
         stored = cache.keys[self.index], cache.values[self.index]  # (B, places, K, D)
         for tensor, new in zip(stored, (keys, values), strict=True):
             tensor.index_copy_(1, context.place, new.to(tensor.dtype))
+        if queries.device.type == "cuda" and not missing(queries.device):
+            from openglm.kernels.gpu.decode_attention import decode_attention, takes
+
+            if takes(queries):
+                return decode_attention(queries, *stored, context.place)
         seen_keys, seen_values = (tensor[:, : context.window] for tensor in stored)
         bias = context.bias_of_step()
         return attention(queries, seen_keys, seen_values, bias, dropout_probability)
