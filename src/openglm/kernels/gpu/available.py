@@ -15,7 +15,8 @@ def is_interpreted() -> bool:
 
 def missing(device: torch.device) -> str:
     """Why no Triton kernel can run on `device`, or "" if one can."""
-    if find_spec("triton") is None:
+    spec = find_spec("triton")
+    if spec is None or spec.origin is None:  # a folder of that name is no package
         return "Triton is not installed"
     if device.type != "cuda" and not is_interpreted():
         return f"Triton has no kernels for the device {device.type}"

@@ -143,7 +143,9 @@ def decode_attention(queries: Tensor, keys: Tensor, values: Tensor, place: Tenso
         PARTS=PARTS,
         # The interpreter multiplies bf16 numbers as if their bits were integers.
         WIDENED=is_interpreted() and keys.dtype == torch.bfloat16,
+        enable_fp_fusion=True,
     )
     out = torch.empty_like(queries)
-    join_parts[(batch_size * num_heads,)](mixed, largest, sums, out, WIDTH=width, PARTS=PARTS)
+    grid = (batch_size * num_heads,)
+    join_parts[grid](mixed, largest, sums, out, WIDTH=width, PARTS=PARTS, enable_fp_fusion=True)
     return out

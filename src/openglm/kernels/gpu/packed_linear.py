@@ -91,8 +91,7 @@ def few_rows(
         products = tl.zeros((BLOCK_M, BLOCK_S, 16), tl.float32)
         sums = tl.zeros((BLOCK_M, BLOCK_S), tl.float32)  # of x, for what is added to scale * q
         for c in tl.static_range(PER_WORD):
-            shift: tl.constexpr = 8 * (c % 4) + 4 * (c // 4)
-            q = ((word >> shift) & ((1 << BITS) - 1)).to(tl.float32)
+            q = ((word >> (8 * (c % 4) + 4 * (c // 4))) & ((1 << BITS) - 1)).to(tl.float32)
             k = s * PER_WORD + c
             seen = (m < M)[:, None] & ((s < last) & (k < K))[None, :]
             part = tl.load(x + m[:, None] * x_stride + k[None, :], mask=seen, other=0.0)
@@ -209,6 +208,7 @@ def packed_linear(
         HAS_MINIMUM=weight.minimum is not None,
         HAS_BIAS=bias is not None,
         SPLITS=splits,
+        enable_fp_fusion=True,  # a product and a sum in one instruction; Triton's default changes
         **tile,
     )
     if splits == 1:
