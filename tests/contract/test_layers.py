@@ -27,6 +27,7 @@ LAYERS = {
     "chat": 4,
     "adapters": 4,
     "quant": 4,
+    "compiled": 4,
     "data": 5,
     "engine": 5,
     "results": 5,
@@ -54,6 +55,7 @@ SIBLINGS = {
     ("adapters", "checkpoints"),
     ("checkpoints", "chat"),  # GGUF files hold the chat template
     ("checkpoints", "quant"),
+    ("compiled", "quant"),
     ("loading", "language_model"),
     ("verification", "language_model"),
 }

@@ -49,6 +49,23 @@ def test_attention_by_blocks_is_that_by_bias(
     torch.testing.assert_close(mixed, attention(*tensors, bias, 0.0), rtol=0, atol=2e-6)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("num_queries", "num_keys", "lengths"), SHAPES)
+def test_compiled_attention_by_blocks_is_that_by_bias(
+    num_queries: int, num_keys: int, lengths: list[int]
+) -> None:
+    """The compiled kernel takes blocks at their word."""
+    visible = torch.tensor(lengths)
+    tensors = [x.bfloat16() for x in _tensors(num_queries, num_keys, len(lengths))]
+    mask = prefix_attention.block_mask(visible.to(GPU), num_queries, num_keys)
+    mixed = prefix_attention.prefix_attention(*(x.to(GPU) for x in tensors), mask)
+    bias = MaskSpec.prefix(visible).bias(num_queries, num_keys, CPU)
+    expected = attention(*(x.float() for x in tensors), bias, 0.0)
+    # bf16 rounds probabilities and the result to 8 bits; values are up to 4.
+    torch.testing.assert_close(mixed.float().cpu(), expected, rtol=0, atol=0.03)
+
+
 @pytest.mark.parametrize(("num_queries", "num_keys", "lengths"), SHAPES)
 def test_blocks_are_whole_partial_or_left_out(
     num_queries: int, num_keys: int, lengths: list[int]

@@ -12,7 +12,11 @@ a product needs no sum across its lanes:
     symmetric     w = scale (q - 2^(bits - 1))
     asymmetric    w = scale q + minimum
 
-Rows are filled up to whole blocks and columns to whole groups, with weights that are zero.
+Rows are filled up to whole blocks and columns to whole groups, with weights that are zero. Weights
+that are not quantized stand likewise, so that 64 bytes have two columns or one:
+
+    bfloat16  (N / 16, K / 2, 16, 2)
+    float32   (N / 16, K, 16, 1)
 """
 
 from __future__ import annotations
@@ -148,6 +152,42 @@ def dequantize(weight: PackedWeight, dtype: torch.dtype, blocks: slice = slice(N
     first = (blocks.start or 0) * BLOCK_ROWS
     num_rows = min(len(floats), weight.out_features - first)
     return floats.flatten(1)[:num_rows, : weight.in_features].to(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedFloats:
+    """An (N, K) weight that is not quantized.
+
+    Args:
+        out_features: N, without what fills the last block.
+        in_features: K, likewise.
+        values: bfloat16 or float32.
+    """
+
+    out_features: int
+    in_features: int
+    values: Tensor
+
+    @property
+    def columns(self) -> int:
+        """K with what fills it up."""
+        return self.values.shape[1] * self.values.shape[3]
+
+
+def pack_floats(weight: Tensor) -> Tensor:
+    """(N, K) bfloat16 or float32 -> packed."""
+    together = 4 // weight.element_size()
+    rows, columns = (_round_up(n, to) for n, to in zip(weight.shape, (16, together), strict=True))
+    if (rows, columns) != weight.shape:
+        weight = pad(weight, (0, columns - weight.shape[1], 0, rows - weight.shape[0]))
+    blocks = weight.view(rows // BLOCK_ROWS, BLOCK_ROWS, columns // together, together)
+    return blocks.transpose(1, 2).contiguous()
+
+
+def rows_of(packed: PackedFloats, ids: Tensor) -> Tensor:
+    """Rows `ids` of a packed weight, (*ids, K)."""
+    found = packed.values[ids // BLOCK_ROWS, :, ids % BLOCK_ROWS]  # (*ids, steps, together)
+    return found.flatten(-2)[..., : packed.in_features]
 
 
 def _round_up(number: int, multiple: int) -> int:

@@ -7,7 +7,7 @@
         sandwich            x + norm(h(norm(x)))
         deepnorm            a * n + h(n) with n = norm(x)
 
-    logits = hidden · output_weight^T                                (B, T, V), no bias
+    logits = head(hidden)                                            (B, T, V), no bias
 
 What varies between checkpoints is chosen in the constructors from `ModelConfig`.
 Shape letters: docs/architecture.md.
@@ -17,14 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from openglm.config import ModelConfig
 from openglm.nn.attention import Attention
 from openglm.nn.cache import KVCache, Prefix
 from openglm.nn.context import Context, DenseContext, LayerContext
 from openglm.nn.dropout import dropout
+from openglm.nn.embedding import Embedding
 from openglm.nn.masks import MaskSpec
 from openglm.nn.mlp import mlp
 from openglm.nn.norm import norm
@@ -104,7 +105,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.prefix: Prefix | None = None
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.word_embeddings: nn.Module = Embedding(config.vocab_size, config.hidden_size)
         self.positions = POSITIONS[config.position](config)
         self.embedding_dropout = dropout(config.embedding_dropout)
         block = BLOCKS[config.residual]
@@ -114,10 +115,26 @@ class Transformer(nn.Module):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """(..., C) hidden states -> (..., V) logits: a layer, or the word embedding backwards."""
+        head: Callable[[Tensor], Tensor] | None = getattr(self, "lm_head", None)
+        return head or self.word_embeddings.logits  # type: ignore[return-value]
+
+    @property
     def output_weight(self) -> Tensor:
-        """(V, C) of the output head: its own, or the word embedding."""
+        """(V, C) of the head in floats, for training: its own, or the word embedding's."""
         head: nn.Module = getattr(self, "lm_head", self.word_embeddings)
         return head.weight  # type: ignore[return-value]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.final_norm.weight.device  # type: ignore[return-value]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in; norms have it whatever is quantized."""
+        return self.final_norm.weight.dtype  # type: ignore[return-value]
 
     def forward(
         self,
@@ -161,10 +178,7 @@ class Transformer(nn.Module):
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty cache of `max_length` tokens per row, with the prefix if there is one."""
-        weight = self.word_embeddings.weight
-        return KVCache(
-            self.config, batch_size, max_length, weight.dtype, weight.device, self.prefix
-        )
+        return KVCache(self.config, batch_size, max_length, self.dtype, self.device, self.prefix)
 
     def top(self, x: Tensor, position_ids: Tensor, context: Context) -> Tensor:
         """What comes after the final norm: nothing here. (B, T, C) -> (B, T, C)."""
@@ -172,4 +186,4 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) hidden states -> (..., V) logits."""
-        return linear(hidden, self.output_weight)
+        return self.head(hidden)

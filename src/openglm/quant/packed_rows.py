@@ -1,4 +1,4 @@
-"""Official row-wise weights in the packed layout, which the GPU kernels read.
+"""Official row-wise weights in the packed layout, which kernels read; and a layer over them.
 
 The integers are those of the files, moved by 2^(bits - 1) to start at 0, and the scales stay what
 they are: nothing is quantized again.
@@ -16,6 +16,16 @@ from openglm.quant.linear import RowwiseLinear
 from openglm.quant.rowwise import unpack_nibbles
 
 
+def packed_rows(layer: RowwiseLinear) -> PackedWeight:
+    """The weight of an official layer in the packed layout, on its device."""
+    packing = Packing(bits=layer.bits)
+    signed = unpack_nibbles(layer.weight) if layer.bits == 4 else layer.weight.detach()  # (N, K)
+    integers = (signed.to(torch.int16) + packing.zero).to(torch.uint8)
+    scale = pack_scale(layer.weight_scale.detach().float()[:, None], packing)
+    num_rows, num_columns = integers.shape
+    return PackedWeight(packing, num_rows, num_columns, pack(integers, packing), scale)
+
+
 class PackedRowsLinear(nn.Module):
     """x W^T + b over the weight of a `RowwiseLinear`, by the fastest kernel of its device.
 
@@ -25,13 +35,11 @@ class PackedRowsLinear(nn.Module):
 
     def __init__(self, layer: RowwiseLinear) -> None:
         super().__init__()
-        self.packing = Packing(bits=layer.bits)
-        signed = unpack_nibbles(layer.weight) if layer.bits == 4 else layer.weight  # (N, K)
-        self.out_features, self.in_features = signed.shape
-        integers = (signed.to(torch.int16) + self.packing.zero).to(torch.uint8)
-        scale = pack_scale(layer.weight_scale.float()[:, None], self.packing)
-        self.weight = nn.Parameter(pack(integers, self.packing), requires_grad=False)
-        self.weight_scale = nn.Parameter(scale, requires_grad=False)
+        weight = packed_rows(layer)
+        self.packing = weight.packing
+        self.out_features, self.in_features = weight.out_features, weight.in_features
+        self.weight = nn.Parameter(weight.values, requires_grad=False)
+        self.weight_scale = nn.Parameter(weight.scale, requires_grad=False)
         self.bias = layer.bias
 
     @property

@@ -1,0 +1,63 @@
+"""`compiled`: puts a network on the compiled CPU kernels, in place."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from openglm.compiled.blocks import CompiledAttention, CompiledMLP, CompiledNorm
+from openglm.compiled.linear import CompiledEmbedding, CompiledLinear, is_linear, packed_weight
+from openglm.kernels.cpu import module
+from openglm.model import Transformer
+from openglm.nn.embedding import Embedding
+from openglm.process import return_freed_memory
+from openglm.quant.linear import RowwiseLinear
+
+
+def can_compile(model: Transformer) -> bool:
+    """Whether there are kernels for this network: on a CPU, in float32 or bfloat16."""
+    known = model.dtype in (torch.float32, torch.bfloat16)
+    return known and model.device.type == "cpu" and module() is not None
+
+
+@torch.no_grad()
+def compiled(model: Transformer, activations: str = "auto") -> Transformer:
+    """Replaces layers by those over compiled kernels, one by one, so that none is held twice.
+
+    The network is for inference from then on; it computes in float32, with weights as they were.
+
+    Args:
+        model: for which `can_compile` holds.
+        activations: how they meet integer weights. "float32": as they are; "int8": rounded per token
+            and group of columns, which is faster; "auto": as they are with the official scheme,
+            whose released code computes so, else int8.
+    """
+    for name in ("word_embeddings", "layers", "final_norm", "top_layer", "lm_head"):
+        if isinstance(part := getattr(model, name, None), nn.Module):
+            setattr(model, name, _replaced(part, activations))
+            return_freed_memory()
+    for table in (model.positions, getattr(model, "top_queries", nn.Module())):
+        table.float()  # type: ignore[union-attr]
+    for index, block in enumerate(model.layers):
+        block.attention = CompiledAttention(block.attention)  # type: ignore[arg-type]
+        block.mlp = CompiledMLP(block.mlp, model.config.activation)  # type: ignore[arg-type]
+    return model
+
+
+def _replaced(layer: nn.Module, activations: str) -> nn.Module:
+    """The compiled form of a layer; the layer itself, with compiled parts, if it has none."""
+    if is_linear(layer):
+        bias = layer.bias
+        assert bias is None or isinstance(bias, torch.Tensor)
+        official = isinstance(layer, RowwiseLinear)
+        exact = official if activations == "auto" else activations == "float32"
+        return CompiledLinear(packed_weight(layer), bias, exact)
+    if isinstance(layer, Embedding):
+        return CompiledEmbedding(packed_weight(layer), None)
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        return CompiledNorm(layer)
+    for name, child in list(layer.named_children()):
+        setattr(layer, name, _replaced(child, activations))
+        if isinstance(layer, nn.ModuleList):
+            return_freed_memory()
+    return layer

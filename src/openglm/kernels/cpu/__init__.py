@@ -1,0 +1,64 @@
+"""Compiled CPU kernels: whether they are there, and why not.
+
+They are built with the package where a C++ compiler is (CMakeLists.txt); without them everything runs
+in plain torch, slower. `OPENGLM_KERNELS=reference` asks for plain torch, `OPENGLM_KERNELS=avx2` for one
+of the instruction sets, which is an error where it cannot be had.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from types import ModuleType
+
+import torch
+
+from openglm.errors import KernelUnavailable
+
+VARIABLE = "OPENGLM_KERNELS"
+REFERENCE = "reference"
+
+
+@cache
+def module() -> ModuleType | None:
+    """The compiled module, with the instruction set and the number of threads chosen; or None.
+
+    Raises:
+        KernelUnavailable: `OPENGLM_KERNELS` names what cannot be had.
+    """
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted == REFERENCE:
+        return None
+    built = _built()
+    found = [] if built is None else built.variants()
+    if wanted and wanted not in found:
+        raise KernelUnavailable(
+            f"{VARIABLE}={wanted} cannot be had: {why_not() or f'this machine has {found}'}",
+            hint=f"one of {', '.join([*found, REFERENCE])}, or leave the variable away",
+        )
+    if built is None or not found:
+        return None
+    if wanted:
+        built.use(wanted)
+    built.set_num_threads(torch.get_num_threads())
+    return built
+
+
+def why_not() -> str | None:
+    """Why the kernels are not used, in words; None if they are."""
+    if os.environ.get(VARIABLE) == REFERENCE:
+        return f"{VARIABLE}={REFERENCE}"
+    built = _built()
+    if built is None:
+        return "they were not built: there was no C++ compiler when openglm was installed"
+    if not built.variants():
+        return "this processor has neither AVX2 nor the dot products of ARMv8.2"
+    return None
+
+
+def _built() -> ModuleType | None:
+    try:
+        from openglm.kernels.cpu import _native
+    except ImportError:
+        return None
+    return _native  # type: ignore[no-any-return]

@@ -1,0 +1,3 @@
+#define OPS ops_neon
+#include "simd_neon.h"
+#include "variant.h"
