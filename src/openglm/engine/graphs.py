@@ -1,8 +1,8 @@
 """Steps of one token on a GPU: recorded once as a CUDA graph, then replayed.
 
-A step of a 6B model is about 500 small kernels; to start them one by one takes longer than to run
-them. A recorded step starts as a whole. It belongs to one cache, one batch size and one window of
-the cache; a new window is recorded every `WINDOW` tokens.
+A step of a 6B model is hundreds of small kernels, and starting them one by one from Python can take
+longer than running them. A recorded step starts as a whole. It belongs to one cache, one batch size
+and one window of the cache; a new window is recorded every `WINDOW` tokens.
 """
 
 from __future__ import annotations
