@@ -84,7 +84,7 @@ def measure(
             f"{prompt_tokens} prompt tokens and {new_tokens} new ones are more than the {limit} "
             "positions of this model"
         )
-    device = network.word_embeddings.weight.device
+    device = network.device
     used = _used_bytes(device)
     _reset_peak(device)
     prefills: list[float] = []
@@ -110,11 +110,11 @@ def measure(
 
 def streamed_bytes(network: Transformer) -> int:
     """Weights that every step reads: all but tables in which only some rows are looked up."""
-    looked_up = {"word_embeddings.weight"} if hasattr(network, "lm_head") else set()
+    looked_up = ("positions.", *["word_embeddings."] * hasattr(network, "lm_head"))
     return sum(
         parameter.nbytes
         for name, parameter in network.named_parameters()
-        if name not in looked_up and not name.startswith("positions.")
+        if not name.startswith(looked_up)
     )
 
 

@@ -267,7 +267,7 @@ class LanguageModel:
         positions, blocks = torch.as_tensor(positions), torch.as_tensor(blocks)
         self._check_range("position_ids", positions, ids.shape, self.config.position_rows)
         self._check_range("block_position_ids", blocks, ids.shape, self.config.position_rows)
-        device = self.network.word_embeddings.weight.device
+        device = self.network.device
         shape = (*ids.shape, past + ids.shape[1])
         spec = (
             implied_mask(self.config, self.token_ids, every)

@@ -14,7 +14,7 @@ from openglm.config import ModelConfig
 from openglm.errors import UnknownTokenizerError, UsageError
 from openglm.home import find_model
 from openglm.language_model import LanguageModel
-from openglm.memory import QUANTIZED_BITS
+from openglm.memory import parse_dtype_name
 from openglm.model import Transformer
 from openglm.quant.packed_rows import pack_rows
 from openglm.registry import find_preset, preset
@@ -40,7 +40,8 @@ def load(
     Args:
         name: `mini`, a checkpoint folder (recognised by its content), or a downloaded model.
         dtype: float32, bfloat16, float16; auto = float32 on a CPU, as stored on a GPU. int8 and
-            int4 quantize the blocks by the official scheme and compute as auto does.
+            int4 quantize the blocks by the official scheme, int4-g64 and other names of a `Scheme`
+            by groups; they compute as auto does.
         device: cpu, cuda, cuda:N; auto = a GPU if there is one.
         tokenizer: folder of the vocabulary, if it is not beside the weights.
         description: what a Megatron folder does not say, like {"num_attention_heads": 64}.
@@ -49,9 +50,9 @@ def load(
         prefix: a P-Tuning v2 checkpoint (folder or file) that was trained for this model.
         random_weights: draw weights instead of reading them; `name` may be any preset. For
             measuring speed and memory: such a model writes noise, and has no tokenizer.
-        activations: how they meet integer weights in the compiled CPU kernels. float32: as they are;
-            int8: rounded per token and group of columns, which is faster and off by about 1 %;
-            auto: float32 with the official scheme, whose released code computes so, else int8.
+        activations: how they meet integer weights in the compiled CPU kernels. float32: as they
+            are; int8: rounded per token and group of columns, which is faster; auto: float32 with
+            the official scheme, whose released code computes so, else int8.
 
     Raises:
         ConfigError: unknown name.
@@ -60,11 +61,8 @@ def load(
         UsageError: unknown dtype or device, or options that random weights cannot have.
     """
     place = pick_device(device)
-    known = ("auto", *DTYPES, *QUANTIZED_BITS)
-    if dtype not in known:
-        raise UsageError(f"unknown dtype {dtype!r}", hint=f"one of {', '.join(known)}")
-    bits = QUANTIZED_BITS.get(dtype, 0)
-    kind = _dtype("auto" if bits else dtype, place)
+    scheme = None if dtype == "auto" else parse_dtype_name(dtype)
+    kind = _dtype("auto" if scheme else dtype, place)
     if activations not in ACTIVATIONS:
         raise UsageError(
             f"unknown activations {activations!r}", hint=f"one of {', '.join(ACTIVATIONS)}"
@@ -73,11 +71,11 @@ def load(
         if tokenizer or description or exact_rotary or prefix:
             raise UsageError("random_weights goes with name, dtype and device only")
         config = _architecture(str(name))
-        network = load_random(config, kind or torch.bfloat16, place, bits)
+        network = load_random(config, kind or torch.bfloat16, place, scheme)
         network = _for_kernels(network, activations)
         return LanguageModel(network, None, f"{name} (random weights)")
     folder = find_model(str(name))
-    loaded = load_checkpoint(folder, kind, place, description, exact_rotary, bits)
+    loaded = load_checkpoint(folder, kind, place, description, exact_rotary, scheme)
     network = loaded.model
     if prefix is not None:
         network.prefix = load_prefix(Path(prefix), loaded.config)

@@ -2,17 +2,31 @@
 
 Official INT8 and INT4 keep embeddings, norms, biases and head in 16 bits, and have one fp16 scale
 per row of a quantized weight: a ChatGLM2-6B in INT4 has 3.92 GB, not half a byte per parameter.
+Groups have a scale each, and weights are filled up to whole groups and blocks of rows.
 """
 
 from __future__ import annotations
 
 from openglm.config import ModelConfig
+from openglm.errors import UsageError
+from openglm.scheme import EXAMPLES, Scheme, find_scheme
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number."""
-QUANTIZED_BITS = {"int8": 8, "int4": 4}
+BLOCK_ROWS = 16
+"""Rows of group-wise weights are filled up to a multiple of this, see `openglm.kernels.packing`."""
 KEPT_WIDTH = 2
 """Bytes of what quantization leaves alone, of a scale, and of cached keys and values."""
+
+
+def parse_dtype_name(dtype: str) -> Scheme | None:
+    """The scheme of quantized weights, None for floats; `UsageError` for an unknown dtype."""
+    scheme = find_scheme(dtype)
+    if scheme is None and dtype not in WIDTHS:
+        raise UsageError(
+            f"unknown dtype {dtype!r}", hint=f"one of {', '.join((*WIDTHS, *EXAMPLES))} ..."
+        )
+    return scheme
 
 
 def linear_shapes(config: ModelConfig) -> list[tuple[int, int]]:
@@ -22,22 +36,42 @@ def linear_shapes(config: ModelConfig) -> list[tuple[int, int]]:
     return [(c, c), (kv, c), (kv, c), (c, c), *[(f, c)] * (1 + config.is_gated), (c, f)]
 
 
+def quantized_shapes(config: ModelConfig, scheme: Scheme) -> list[tuple[int, int]]:
+    """(out, in) of every weight that a scheme applies to."""
+    is_tied, vocabulary = config.tie_word_embeddings, (config.vocab_size, config.hidden_size)
+    return [
+        *linear_shapes(config) * config.num_cached_layers,
+        *[vocabulary] * scheme.packs_embedding(is_tied),
+        *[vocabulary] * (scheme.head and not is_tied),
+    ]
+
+
 def weight_bytes(config: ModelConfig, dtype: str, kept_width: int = KEPT_WIDTH) -> int:
     """All weights.
 
     Args:
         config: the architecture.
-        dtype: a key of `WIDTHS` or `QUANTIZED_BITS`.
+        dtype: a key of `WIDTHS`, or the name of a `Scheme`.
         kept_width: bytes of a number that quantization leaves alone: 2 in files and on GPUs, 4 on
             CPUs, where float32 is computed in.
     """
-    if dtype in WIDTHS:
+    scheme = parse_dtype_name(dtype)
+    if scheme is None:
         return config.num_parameters * WIDTHS[dtype]
-    shapes = linear_shapes(config) * config.num_cached_layers
-    in_linears = sum(rows * columns for rows, columns in shapes)
-    packed = sum(rows * columns * QUANTIZED_BITS[dtype] // 8 for rows, columns in shapes)
-    scales = sum(rows for rows, _ in shapes) * kept_width
-    return packed + scales + (config.num_parameters - in_linears) * kept_width
+    shapes = quantized_shapes(config, scheme)
+    packed = sum(packed_bytes(rows, columns, scheme, kept_width) for rows, columns in shapes)
+    kept = config.num_parameters - sum(rows * columns for rows, columns in shapes)
+    return packed + kept * kept_width
+
+
+def packed_bytes(rows: int, columns: int, scheme: Scheme, kept_width: int = KEPT_WIDTH) -> int:
+    """One quantized weight with its scales, those of groups being float16 always."""
+    if scheme.is_official:
+        return rows * columns * scheme.bits // 8 + rows * kept_width
+    rows += -rows % BLOCK_ROWS
+    columns += -columns % scheme.group_size
+    per_group = KEPT_WIDTH if scheme.symmetric else 2 * KEPT_WIDTH
+    return rows * columns * scheme.bits // 8 + rows * columns // scheme.group_size * per_group
 
 
 def cache_bytes(config: ModelConfig, num_tokens: int, width: float = KEPT_WIDTH) -> int:
@@ -50,9 +84,13 @@ def streamed_bytes(config: ModelConfig, dtype: str, kept_width: int = KEPT_WIDTH
     """Weights that each new token reads: all but tables in which only a row is looked up."""
     num_tables = {"learned_2d": 2, "learned": 1}.get(config.position, 0) + config.top_query
     rows = num_tables * config.position_rows
-    rows += 0 if config.tie_word_embeddings else config.vocab_size
+    scheme, looked_up = parse_dtype_name(dtype), 0
+    if scheme is not None and scheme.embeddings and not config.tie_word_embeddings:
+        looked_up = packed_bytes(config.vocab_size, config.hidden_size, scheme, kept_width)
+    elif not config.tie_word_embeddings:
+        rows += config.vocab_size
     width = WIDTHS.get(dtype, kept_width)
-    return weight_bytes(config, dtype, kept_width) - rows * config.hidden_size * width
+    return weight_bytes(config, dtype, kept_width) - looked_up - rows * config.hidden_size * width
 
 
 READ_AT_ONCE = 2048

@@ -14,11 +14,11 @@ from openglm.config import ModelConfig
 from openglm.errors import UsageError
 from openglm.memory import (
     KEPT_WIDTH,
-    QUANTIZED_BITS,
     READ_AT_ONCE,
     ROWS_AT_ONCE,
     WIDTHS,
     cache_bytes,
+    parse_dtype_name,
     prefill_bytes,
     saved_bytes,
     weight_bytes,
@@ -113,7 +113,7 @@ def plan_inference(
 
     Args:
         config: the architecture.
-        dtype: of the weights; a key of `WIDTHS` or `QUANTIZED_BITS`.
+        dtype: of the weights; a key of `WIDTHS`, or the name of a `Scheme`.
         context: tokens of prompt and answer together; None = 2048, or what the model has.
         batch_size: sequences at once.
         device: where the model runs.
@@ -123,7 +123,7 @@ def plan_inference(
     Raises:
         UsageError: unknown dtype, too long a context, a degree that does not divide the heads.
     """
-    check_dtype(dtype)
+    is_quantized = parse_dtype_name(dtype) is not None
     context = _context(config, context)
     _check_degree(config, num_devices)
     width = WIDTHS.get(dtype, 4 if device == "cpu" else KEPT_WIDTH)
@@ -132,7 +132,7 @@ def plan_inference(
     cache = cache_bytes(config, context, width) * batch_size * kv_heads // config.kv_heads
     piece = min(context, READ_AT_ONCE) if config.is_causal else context
     whole = "a piece of a prompt" if piece < context else "a whole prompt"
-    kept = f" in {dtype}, the rest {width} bytes" if dtype in QUANTIZED_BITS else f" in {dtype}"
+    kept = f" in {dtype}, the rest {width} bytes" if is_quantized else f" in {dtype}"
     shared = f", shared by {num_devices}" if num_devices > 1 else ""
     parts = [
         Part(
@@ -152,7 +152,7 @@ def plan_inference(
         ),
         _libraries(device),
     ]
-    if dtype in QUANTIZED_BITS:
+    if is_quantized:
         row = max(config.hidden_size, config.intermediate_size)
         size = ROWS_AT_ONCE * row * (1 + 2 * width) + (KEPT_FREED_BYTES if device == "cpu" else 0)
         why = f"{ROWS_AT_ONCE:,} rows as integers and floats, and what is kept of freed ones"
@@ -184,10 +184,10 @@ def plan_training(
     Raises:
         UsageError: unknown method or dtype, or full training of quantized weights.
     """
-    check_dtype(dtype)
+    is_quantized = parse_dtype_name(dtype) is not None
     tokens = _context(config, tokens) * batch_size
     trained = _trained_parameters(config, method)
-    if method == "full" and dtype in QUANTIZED_BITS:
+    if method == "full" and is_quantized:
         raise UsageError(
             f"full training of {dtype} weights is not possible",
             hint="--train lora trains beside frozen integers",
@@ -212,13 +212,6 @@ def plan_training(
         _libraries(device),
     ]
     return Plan([part for part in parts if part.bytes], available)
-
-
-def check_dtype(dtype: str) -> None:
-    """Raises `UsageError` for an unknown dtype."""
-    known = (*WIDTHS, *QUANTIZED_BITS)
-    if dtype not in known:
-        raise UsageError(f"unknown dtype {dtype!r}", hint=f"one of {', '.join(known)}")
 
 
 def _libraries(device: Device) -> Part:

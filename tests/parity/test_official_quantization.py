@@ -19,6 +19,7 @@ import openglm
 from openglm.checkpoints import load_checkpoint, save_checkpoint
 from openglm.errors import CheckpointError, UsageError
 from openglm.quant.rowwise import dequantize_rows, pack_nibbles, quantize_rows, unpack_nibbles
+from openglm.scheme import Scheme
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 QUANT = GOLDENS / "chatglm" / "quantization"
@@ -135,7 +136,7 @@ def test_quantized_weights_survive_conversion(bits, layout, tmp_path):
     weights = loaded.model.state_dict()
     save_checkpoint(tmp_path / "out", loaded.config, weights, layout)
     again = load_checkpoint(tmp_path / "out")
-    assert (again.bits, again.config) == (bits, loaded.config)
+    assert (again.scheme, again.config) == (Scheme(bits=bits), loaded.config)
     found = again.model.state_dict()
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
@@ -188,5 +189,5 @@ def test_glm130b_with_quantized_weights(bits):
 
 def test_quantized_weights_are_not_quantized_again(tmp_path):
     """INT4 files asked for in INT8 lose precision twice."""
-    with pytest.raises(CheckpointError, match="quantized to 4 bits and cannot be brought to 8"):
+    with pytest.raises(CheckpointError, match="int4, and cannot be brought to int8"):
         openglm.load(quantized_folder(tmp_path, 4), dtype="int8")

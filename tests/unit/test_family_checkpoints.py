@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from helpers_models import random_model, tiny_config
 from openglm.checkpoints import load_checkpoint, save_checkpoint
 from openglm.errors import CheckpointError
+from openglm.scheme import Scheme
 
 NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
 DEEPNORM = {
@@ -144,10 +145,10 @@ def test_quantized_weights_in_official_files(name, bits, tmp_path):
     """The released INT4 files of ChatGLM-6B do not load: scales were cut like columns."""
     config = NETWORKS[name]
     save_checkpoint(tmp_path / "plain", config, random_model(config).state_dict(), "openglm")
-    weights = load_checkpoint(tmp_path / "plain", bits=bits).model.state_dict()
+    weights = load_checkpoint(tmp_path / "plain", scheme=Scheme(bits=bits)).model.state_dict()
     save_checkpoint(tmp_path / "hf", config, weights, "hf")
     again = load_checkpoint(tmp_path / "hf")
-    assert again.bits == bits
+    assert again.scheme == Scheme(bits=bits)
     found = again.model.state_dict()
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[key], weights[key]) for key in weights)

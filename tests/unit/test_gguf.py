@@ -19,6 +19,7 @@ from openglm.checkpoints.gguf import BLOCK, QUANTIZED, architecture
 from openglm.errors import CheckpointError, TokenizerError, UsageError
 from openglm.quant.rowwise import dequantize_rows
 from openglm.registry import preset
+from openglm.scheme import Scheme
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "chatglm"
 NETWORKS = {
@@ -144,7 +145,7 @@ def test_official_integers(bits, tmp_path, caplog):
 
     That code multiplies integer and scale in float16, which rounds once.
     """
-    loaded = load_checkpoint(GOLDENS / "chatglm2_tiny", torch.float16, bits=bits)
+    loaded = load_checkpoint(GOLDENS / "chatglm2_tiny", torch.float16, scheme=Scheme(bits=bits))
     weights = loaded.model.state_dict()
     path = export_gguf(tmp_path / "auto.gguf", loaded.config, weights).path
     assert tensor_types(path)["blk.1.attn_qkv.weight"] == "F16"

@@ -30,6 +30,7 @@ from openglm.hf.modeling import (
     ChatGLM2ForConditionalGeneration,
     ChatGLMForConditionalGeneration,
 )
+from openglm.scheme import Scheme
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "chatglm"
 KINDS = ["chatglm", "chatglm2"]
@@ -269,7 +270,7 @@ def test_quantize(kind, model, bits, tmp_path, folders):
     model.save_pretrained(tmp_path)
     again = AutoModel.from_pretrained(tmp_path)
     assert_close(again(prompt(kind)).logits, quantized, atol=0, rtol=0)
-    ours = load_checkpoint(folders[kind], bits=bits)
+    ours = load_checkpoint(folders[kind], scheme=Scheme(bits=bits))
     for name, tensor in model.state_dict().items():
         if name.endswith("layers.0.mlp.dense_4h_to_h.weight"):
             assert torch.equal(tensor, ours.model.layers[0].mlp.down_proj.weight)

@@ -7,8 +7,9 @@ import pytest
 from openglm.memory import cache_bytes, weight_bytes
 from openglm.model import build
 from openglm.nn.cache import KVCache
-from openglm.quant.linear import rowwise
+from openglm.quant.transform import quantized
 from openglm.registry import preset, presets
+from openglm.scheme import Scheme
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_cache_per_token(name, per_token):
 def test_every_preset_against_its_network(name, dtype, bits):
     """The arithmetic forgets a part of some network."""
     config = preset(name).model
-    network = rowwise(build(config), bits) if bits else build(config)
+    network = quantized(build(config), Scheme(bits=bits) if bits else None)
     kept = 2 if bits else 4
     sizes = (p.numel() * (kept if p.is_floating_point() else 1) for p in network.parameters())
     assert weight_bytes(config, dtype) == sum(sizes)

@@ -12,6 +12,7 @@ from openglm.config import ModelConfig
 from openglm.language_model import LanguageModel
 from openglm.quant.linear import RowwiseLinear
 from openglm.quant.packed_rows import PackedRowsLinear, pack_rows
+from openglm.scheme import Scheme
 
 CONFIG = ModelConfig(
     vocab_size=60,
@@ -30,7 +31,7 @@ def test_logits_stay(bits: int) -> None:
 
     In float32 both products have the same float weights, up to one rounding of scale times integer.
     """
-    network = load_random(CONFIG, bits=bits, seed=1)
+    network = load_random(CONFIG, scheme=Scheme(bits=bits), seed=1)
     packed = pack_rows(copy.deepcopy(network))
     kinds = [type(module) for module in packed.modules()]
     assert RowwiseLinear not in kinds

@@ -10,6 +10,7 @@ from helpers_models import tiny_config
 from openglm.checkpoints import load_random
 from openglm.checkpoints.random import POOL, RandomWeights
 from openglm.errors import OpenGLMError
+from openglm.scheme import Scheme
 
 
 def test_weights_are_random_and_repeatable():
@@ -37,7 +38,7 @@ def test_large_tensors_are_filled_to_the_end(monkeypatch):
 def test_networks_of_random_weights_run(bits):
     """A model of random weights gives NaN, or is not quantized."""
     config = tiny_config()
-    network = load_random(config, bits=bits)
+    network = load_random(config, scheme=Scheme(bits=bits) if bits else None)
     dtype = network.layers[0].attention.q_proj.weight.dtype
     assert dtype == (torch.int8 if bits else torch.float32)
     model = openglm.LanguageModel(network, None, "random")

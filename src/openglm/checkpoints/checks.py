@@ -56,20 +56,25 @@ def check_names_and_shapes(
 def check_dtypes(
     ranks: list[list[WeightFile]], rows: dict[str, Row], parameters: Mapping[str, Tensor]
 ) -> torch.dtype:
-    """The commonest floating-point dtype; int8 must be where the network has it, and only there."""
+    """The commonest floating-point dtype of weights that are not quantized.
+
+    Where the network has integers, or the float16 scales of groups, files must have them, too;
+    elsewhere any floating-point type will do.
+    """
     found: Counter[torch.dtype] = Counter()
     for shards in ranks:
         for shard in shards:
             shapes = shard.shapes()
             for name, dtype in shard.dtypes().items():
                 targets = rows[name].targets
-                wants_int8 = bool(targets) and parameters[targets[0]].dtype == torch.int8
-                if wants_int8 != (dtype == torch.int8) or isinstance(dtype, str):
-                    floats = ", ".join(str(d).removeprefix("torch.") for d in FLOAT_DTYPES)
-                    allowed = "int8 (it is quantized)" if wants_int8 else f"one of {floats}"
+                wanted = parameters[targets[0]].dtype if targets else torch.float32
+                allowed = FLOAT_DTYPES if wanted == torch.float32 else (wanted,)
+                if isinstance(dtype, str) or dtype not in allowed:
+                    names = ", ".join(str(d).removeprefix("torch.") for d in allowed)
                     raise CheckpointError(
-                        f"{shard.path}: {name} has dtype {dtype}; it must be {allowed}",
-                        hint="does quantization_bit in config.json fit the weights?",
+                        f"{shard.path}: {name} has dtype {dtype}; it must be "
+                        f"{'' if len(allowed) == 1 else 'one of '}{names}",
+                        hint="does the quantization in config.json fit the weights?",
                     )
-                found[dtype] += 0 if wants_int8 else prod(shapes[name])
+                found[dtype] += prod(shapes[name]) if wanted == torch.float32 else 0
     return found.most_common(1)[0][0]

@@ -8,7 +8,11 @@ from openglm.checkpoints.layouts import FORMAT_VERSION, CheckpointFiles
 from openglm.checkpoints.maps import Family
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError
-from openglm.quant.rowwise import LARGEST
+from openglm.scheme import BITS, Scheme
+
+QUANTIZATION, MADE_BY = "quantization", "made_by"
+"""In the `config.json` of openglm folders: the table of a `Scheme`, and in it how the integers were
+found, which loading does not need."""
 
 
 def read_config(
@@ -39,22 +43,30 @@ def read_about(files: CheckpointFiles) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def read_bits(files: CheckpointFiles, num_ranks: int) -> int:
-    """Bits of quantized weights, as the description says; 0 for none."""
+def read_scheme(files: CheckpointFiles, num_ranks: int) -> Scheme | None:
+    """How the weights are quantized, as the description says; None if they are not."""
     bits = files.config.get("quantization_bit") or 0
+    table = files.config.get(QUANTIZATION) if files.layout == "openglm" else None
     if files.config.get("quantization_embeddings"):
         raise CheckpointError(
             "quantized embeddings (the withdrawn int4-qe files) are not supported",
             hint="take the int4 files, which keep them in fp16",
         )
-    if bits not in (0, *LARGEST):
+    if bits not in (0, *BITS):
         raise CheckpointError(f"quantization_bit={bits!r} is not one of 8, 4, or 0 for none")
     if bits and num_ranks > 1:
         raise CheckpointError(
             "quantized rank files cannot be joined: each rank has scales of its own",
             hint="convert the files in fp16 first, then quantize",
         )
-    return int(bits)
+    if table is None:
+        return Scheme(bits=bits) if bits else None
+    if bits or not isinstance(table, dict):
+        raise CheckpointError(
+            f"config.json has quantization={table!r} and quantization_bit={bits}; it must have "
+            "one of them, the first as a table"
+        )
+    return Scheme.from_dict({key: value for key, value in table.items() if key != MADE_BY})
 
 
 def read_token_ids(files: CheckpointFiles, family: Family | None) -> dict[str, int]:

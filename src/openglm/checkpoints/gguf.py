@@ -26,7 +26,7 @@ from torch import Tensor
 from openglm.checkpoints.gguf_vocab import add_vocabulary
 from openglm.checkpoints.maps import NameMap, Row
 from openglm.checkpoints.maps.table import SCALE
-from openglm.checkpoints.save import check_weights
+from openglm.checkpoints.save import FLOATS_HINT, check_weights
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError, UsageError, suggest
 from openglm.log import logger
@@ -97,13 +97,16 @@ def export_gguf(
         name: of the model.
 
     Raises:
-        UsageError: unknown dtype, or the package `gguf` is missing.
+        UsageError: unknown dtype, group-wise weights, or the package `gguf` is missing.
         CheckpointError: llama.cpp does not know such a network, weights are missing, or the file
             exists.
         TokenizerError: llama.cpp does not know such a tokenizer, or it is of another model.
     """
     gguf, arch = import_gguf(), architecture(config)
-    bits = check_weights(config, weights)
+    scheme = check_weights(config, weights)
+    if scheme is not None and not scheme.is_official:
+        raise UsageError(f"{scheme.name} weights cannot be written as GGUF", hint=FLOATS_HINT)
+    bits = scheme.bits if scheme else 0
     matrices = _matrix_type(dtype, weights)
     path = target if target.suffix == SUFFIX else target / f"{name}-{matrices}{SUFFIX}"
     if os.path.lexists(path):

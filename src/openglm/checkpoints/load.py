@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from openglm.checkpoints.maps.table import SCALE
 from openglm.checkpoints.random import RandomWeights
 from openglm.checkpoints.source import naming, open_checkpoint
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError
 from openglm.model import Transformer, build
 from openglm.process import return_freed_memory
-from openglm.quant.linear import RowwiseLinear, rowwise
-from openglm.quant.rowwise import pack_nibbles, quantize_rows
+from openglm.quant.transform import QuantizedWeights, assign, quantized
+from openglm.scheme import Scheme
 
 TRIM_BYTES = 64 << 20
 """After so many bytes of weights, what the C library keeps of freed memory goes back."""
@@ -30,7 +29,7 @@ class Loaded:
 
     Args:
         model: in eval mode.
-        bits: of its row-wise quantized weights, as stored or as asked for; 0 = not quantized.
+        scheme: of its quantized weights, as stored or as asked for; None = not quantized.
     """
 
     model: Transformer
@@ -40,7 +39,7 @@ class Loaded:
     token_ids: dict[str, int]
     stored_dtype: torch.dtype
     metadata: dict[str, Any]
-    bits: int
+    scheme: Scheme | None
 
 
 def load_checkpoint(
@@ -49,7 +48,7 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     description: dict[str, Any] | None = None,
     exact_rotary: bool = False,
-    bits: int = 0,
+    scheme: Scheme | None = None,
 ) -> Loaded:
     """Loads any checkpoint folder known to `openglm.checkpoints.layouts`.
 
@@ -61,25 +60,25 @@ def load_checkpoint(
         device: where they go.
         description: see `open_checkpoint`.
         exact_rotary: compute rotary angles in float32, where the released model does not.
-        bits: 8 or 4 quantizes the weights of the blocks by the official row-wise scheme, tensor by
-            tensor; 0 leaves them as stored.
+        scheme: quantizes weights, tensor by tensor; None leaves them as stored.
 
     Raises:
-        CheckpointError: see `open_checkpoint`; or the files are quantized to other bits.
+        CheckpointError: see `open_checkpoint`; or the files are quantized otherwise.
     """
     source = open_checkpoint(folder, description, exact_rotary)
     with naming(folder):
-        if source.bits and bits not in (0, source.bits):
+        if source.scheme is not None and scheme not in (None, source.scheme):
             raise CheckpointError(
-                f"the weights are quantized to {source.bits} bits and cannot be brought to {bits}",
-                hint=f"load them with dtype=int{source.bits} or auto, or take the fp16 files",
+                f"the weights are quantized, {source.scheme.name}, and cannot be brought to "
+                f"{scheme.name if scheme else ''}",
+                hint=f"load them with dtype={source.scheme.name} or auto, or take the fp16 files",
             )
-        bits = source.bits or bits
+        is_new = source.scheme is None and scheme is not None
+        scheme = source.scheme or scheme
         # What is kept as it is stays a view of its file: opening that anew would double it.
-        source.reopens = (
-            bool(bits) or str(device) != "cpu" or dtype not in (None, source.stored_dtype)
-        )
-        model = _fill(source.config, source, dtype or source.stored_dtype, device, bits)
+        source.reopens = is_new or str(device) != "cpu" or dtype not in (None, source.stored_dtype)
+        weights = QuantizedWeights(source, source.config, scheme) if is_new and scheme else source
+        model = _fill(source.config, weights, dtype or source.stored_dtype, device, scheme)
         source.warn_of_differing_heads()
     return Loaded(
         model,
@@ -89,7 +88,7 @@ def load_checkpoint(
         source.token_ids,
         source.stored_dtype,
         source.metadata,
-        bits,
+        scheme,
     )
 
 
@@ -97,11 +96,14 @@ def load_random(
     config: ModelConfig,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    bits: int = 0,
+    scheme: Scheme | None = None,
     seed: int = 0,
 ) -> Transformer:
     """A network of these shapes with random weights; arguments as of `load_checkpoint`."""
-    return _fill(config, RandomWeights(config, seed, dtype), dtype, device, bits)
+    weights: Mapping[str, Tensor] = RandomWeights(config, seed, dtype)
+    if scheme is not None:
+        weights = QuantizedWeights(weights, config, scheme)
+    return _fill(config, weights, dtype, device, scheme)
 
 
 def _fill(
@@ -109,38 +111,16 @@ def _fill(
     weights: Mapping[str, Tensor],
     dtype: torch.dtype,
     device: torch.device | str,
-    bits: int,
+    scheme: Scheme | None,
 ) -> Transformer:
-    """The network in eval mode, filled tensor by tensor."""
-    model = rowwise(build(config), bits)
+    """The network in eval mode, filled tensor by tensor with weights as `scheme` has them."""
+    model = quantized(build(config), scheme, dtype)
     num_bytes = 0
     for name, tensor in weights.items():
-        _place(model, name, tensor, dtype, device)
+        assign(model, name, tensor, dtype, device)
         num_bytes += tensor.nbytes
         if num_bytes > TRIM_BYTES:  # or intermediate results of all sizes pile up
             return_freed_memory()
             num_bytes = 0
     return_freed_memory()
     return model.eval()
-
-
-def _place(
-    model: Transformer, name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device | str
-) -> None:
-    """Puts a tensor into the network, quantized if the network wants integers."""
-    layer = model.get_submodule(name.rpartition(".")[0])
-    if tensor.dtype == torch.int8:
-        _assign(model, name, tensor.to(device))
-    elif isinstance(layer, RowwiseLinear) and name.endswith(".weight"):
-        # ChatGLM-6B, told by its positions, rounds the scale first.
-        half_scale = model.config.position == "rotary_2d"
-        values, scale = quantize_rows(tensor, layer.bits, half_scale)
-        _assign(model, name, (pack_nibbles(values) if layer.bits == 4 else values).to(device))
-        _assign(model, name + SCALE, scale.to(device, dtype))
-    else:
-        _assign(model, name, tensor.to(device, dtype))
-
-
-def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, nn.Parameter(tensor.contiguous(), requires_grad=False))

@@ -24,6 +24,8 @@ from openglm.errors import CheckpointError
 
 Specs = Mapping[str, Tensor]
 """Name -> tensor on the meta device: dtype and shape of what will be written."""
+LINE_BYTES = 64
+"""A cache line, and the widest vector register."""
 ZIP_NAMES_AT, ZIP_HEADER = 26, 30
 """In a zip entry's header: where the lengths of name and extra field stand, and its size without
 them (APPNOTE 4.3.7)."""
@@ -72,8 +74,8 @@ def plan_safetensors(path: Path, specs: Specs) -> PlannedFile:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offsets: dict[str, int] = {}
     end = 0
-    widest_first = sorted(specs.items(), key=lambda item: -item[1].itemsize)  # so all are aligned
-    for name, spec in widest_first:
+    # So all are aligned: whole cache lines, which kernels read in place, then the widest first.
+    for name, spec in sorted(specs.items(), key=lambda item: _alignment(item[1])):
         offsets[name], end = end, end + spec.nbytes
         header[name] = {
             "dtype": names_of[spec.dtype],
@@ -81,13 +83,17 @@ def plan_safetensors(path: Path, specs: Specs) -> PlannedFile:
             "data_offsets": [offsets[name], end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % LINE_BYTES)
     start = 8 + len(text)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(start + end)
     places = {n: _Place(start + offsets[n], spec.dtype, spec.shape) for n, spec in specs.items()}
     return PlannedFile(path, places)
+
+
+def _alignment(spec: Tensor) -> tuple[bool, int]:
+    return spec.nbytes % LINE_BYTES > 0, -spec.itemsize
 
 
 def plan_torch(

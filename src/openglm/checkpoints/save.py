@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openglm.checkpoints.describe import MADE_BY, QUANTIZATION
 from openglm.checkpoints.layouts import FORMAT_VERSION, TRACKERS
 from openglm.checkpoints.maps import FAMILIES, Family, Row
 from openglm.checkpoints.maps.family import Json
@@ -25,7 +26,9 @@ from openglm.checkpoints.source import Source
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError, UsageError, suggest
 from openglm.model import build
-from openglm.quant.linear import rowwise
+from openglm.quant.transform import SCALE as WEIGHT_SCALE
+from openglm.quant.transform import WEIGHT, QuantizedWeights, quantized
+from openglm.scheme import Scheme
 from openglm.tokenizers import Tokenizer
 
 SHARD_BYTES = 4 << 30
@@ -39,7 +42,8 @@ class _Job:
     config: ModelConfig
     weights: Mapping[str, Tensor]
     specs: Specs
-    bits: int
+    scheme: Scheme | None
+    made_by: dict[str, Any]
     num_ranks: int
     about: dict[str, Any]
     token_ids: dict[str, int]
@@ -56,6 +60,8 @@ def save_checkpoint(
     num_ranks: int = 1,
     about: dict[str, Any] | None = None,
     token_ids: dict[str, int] | None = None,
+    scheme: Scheme | None = None,
+    made_by: dict[str, Any] | None = None,
 ) -> None:
     """Writes `weights` (our names) as a checkpoint folder, atomically.
 
@@ -72,9 +78,13 @@ def save_checkpoint(
         num_ranks: tensor-parallel degree, megatron and sat only.
         about: free metadata kept in an openglm folder.
         token_ids: ids of command tokens by role, for descriptions that hold them.
+        scheme: how `weights` are quantized; None = what they say themselves (a `Source`,
+            `QuantizedWeights`), or official integers told by their names.
+        made_by: how group-wise integers were found, kept in an openglm folder.
 
     Raises:
-        UsageError: unknown layout, or a degree that does not divide the network.
+        UsageError: unknown layout, a degree that does not divide the network, or quantized weights
+            in a layout that has none.
         CheckpointError: the folder exists, or the layout cannot express the network.
     """
     if layout not in WRITERS:
@@ -82,19 +92,17 @@ def save_checkpoint(
     if os.path.lexists(folder):
         raise CheckpointError(f"{folder} exists already", hint="name a new folder")
     _check_degree(config, layout, num_ranks)
-    bits = check_weights(config, weights)
-    if bits and layout in RANK_LAYOUTS:
-        raise UsageError(
-            "quantized weights cannot be written as rank files", hint="write them as hf or openglm"
-        )
-    parameters = rowwise(build(config), bits).state_dict()
+    scheme = check_weights(config, weights, scheme)
+    _check_layout(scheme, layout)
+    parameters = quantized(build(config), scheme).state_dict()
     specs = {
-        name: parameter
-        if parameter.dtype == torch.int8
-        else parameter.to(dtype or _stored_dtype(weights, name))
+        name: parameter.to(dtype or _stored_dtype(weights, name))
+        if parameter.dtype == torch.float32
+        else parameter
         for name, parameter in parameters.items()
     }
-    job = _Job(config, weights, specs, bits, num_ranks, about or {}, token_ids or {})
+    tables = (about or {}, token_ids or {})
+    job = _Job(config, weights, specs, scheme, made_by or {}, num_ranks, *tables)
     folder.parent.mkdir(parents=True, exist_ok=True)
     _check_disk(folder.parent, specs)
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
@@ -125,7 +133,7 @@ def _write_openglm(folder: Path, job: _Job) -> None:
 
 
 def _write_hf(folder: Path, job: _Job) -> None:
-    family = _family(job.config, "hf", job.bits)
+    family = _family(job.config, "hf", job.scheme)
     dtype = job.specs["word_embeddings.weight"].dtype  # norms may be wider
     values = {"torch_dtype": str(dtype).removeprefix("torch.")} | family.to_json(job.config)
     values |= family.token_json(job.token_ids) | _quantization(job)
@@ -171,6 +179,7 @@ WRITERS: dict[str, Callable[[Path, _Job], None]] = {
     "sat": partial(_write_ranks, layout="sat"),
 }
 RANK_LAYOUTS = ("megatron", "sat")
+FLOATS_HINT = "--dtype float16 makes floats of them; openglm folders keep them"
 OF_TRAINING = ("embedding_dropout", "attention_dropout", "hidden_dropout", "initializer_range")
 """What may be lost: it changes no number of a trained model."""
 
@@ -190,7 +199,12 @@ def _check_expressible(family: Family, job: _Job, specs: Specs, description: Jso
 
 
 def _stored_dtype(weights: Mapping[str, Tensor], name: str) -> torch.dtype:
-    return weights.dtypes[name] if isinstance(weights, Source) else weights[name].dtype
+    if isinstance(weights, Source):
+        return weights.dtypes[name]
+    if isinstance(weights, QuantizedWeights):  # nothing is quantized only to look at its type
+        path = name.removesuffix(WEIGHT_SCALE)
+        return _stored_dtype(weights.weights, name if path == name else path + WEIGHT)
+    return weights[name].dtype
 
 
 def _check_disk(place: Path, specs: Specs) -> None:
@@ -203,31 +217,48 @@ def _check_disk(place: Path, specs: Specs) -> None:
         )
 
 
-def stored_bits(config: ModelConfig, weights: Mapping[str, Tensor]) -> int:
-    """8 or 4 for official row-wise quantized weights, 0 for others."""
+def stored_scheme(config: ModelConfig, weights: Mapping[str, Tensor]) -> Scheme | None:
+    """How weights are quantized, as they say or by the names of official ones."""
+    if isinstance(weights, Source | QuantizedWeights):
+        return weights.scheme
     name = "layers.0.attention.q_proj.weight"
     if name + SCALE not in weights:
-        return 0
-    return 8 if weights[name].shape[1] == config.hidden_size else 4
+        return None
+    return Scheme(bits=8 if weights[name].shape[1] == config.hidden_size else 4)
 
 
-def check_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> int:
-    """`stored_bits`; `CheckpointError` unless there is one tensor for every parameter."""
-    bits = stored_bits(config, weights)
-    missing = sorted(set(rowwise(build(config), bits).state_dict()) ^ set(weights))
+def check_weights(
+    config: ModelConfig, weights: Mapping[str, Tensor], scheme: Scheme | None = None
+) -> Scheme | None:
+    """The scheme; `CheckpointError` unless there is one tensor for every parameter."""
+    scheme = scheme or stored_scheme(config, weights)
+    missing = sorted(set(quantized(build(config), scheme).state_dict()) ^ set(weights))
     if missing:
         raise CheckpointError(f"these weights are missing or unknown: {', '.join(missing[:8])}")
-    return bits
+    return scheme
+
+
+def _check_layout(scheme: Scheme | None, layout: str) -> None:
+    if scheme is not None and scheme.is_official and layout in RANK_LAYOUTS:
+        raise UsageError(
+            "quantized weights cannot be written as rank files", hint="write them as hf or openglm"
+        )
+    if scheme is not None and not scheme.is_official and layout != "openglm":
+        raise UsageError(f"{scheme.name} weights cannot be written as {layout}", hint=FLOATS_HINT)
 
 
 def _quantization(job: _Job) -> dict[str, Any]:
-    return {"quantization_bit": job.bits} if job.bits else {}
+    if job.scheme is None:
+        return {}
+    if job.scheme.is_official:
+        return {"quantization_bit": job.scheme.bits}
+    return {QUANTIZATION: job.scheme.to_dict() | ({MADE_BY: job.made_by} if job.made_by else {})}
 
 
-def _family(config: ModelConfig, layout: str, bits: int = 0) -> Family:
+def _family(config: ModelConfig, layout: str, scheme: Scheme | None = None) -> Family:
     """The official files that can hold a network, so that reading them gives it back."""
     for family in FAMILIES:
-        if not family.fits(config) or (bits and not family.has_quantized_files):
+        if not family.fits(config) or (scheme and not family.has_quantized_files):
             continue
         if layout == "hf":
             back = family.from_json and family.from_json(family.to_json(config))

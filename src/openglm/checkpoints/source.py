@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from openglm.checkpoints.checks import check_dtypes, check_names_and_shapes
-from openglm.checkpoints.describe import read_about, read_bits, read_config, read_token_ids
+from openglm.checkpoints.describe import read_about, read_config, read_scheme, read_token_ids
 from openglm.checkpoints.files import WeightFile
 from openglm.checkpoints.layouts import CheckpointFiles, detect
 from openglm.checkpoints.maps import NameMap, Row
@@ -25,7 +25,8 @@ from openglm.config import ModelConfig
 from openglm.errors import CheckpointError, ConfigError
 from openglm.log import logger
 from openglm.model import build
-from openglm.quant.linear import rowwise
+from openglm.quant.transform import quantized
+from openglm.scheme import Scheme
 
 MANY_LAYERS = 1000
 """A description of more layers is compared with the weights before the network is built."""
@@ -45,9 +46,9 @@ class Source(Mapping[str, Tensor]):
         config: the architecture.
         layout: of the folder: openglm, hf or megatron.
         token_ids: ids of command tokens by role, as far as the folder says.
-        stored_dtype: of most floating-point weights in the files.
+        stored_dtype: of most floating-point weights in the files, scales aside.
         dtypes: of each of our tensors.
-        bits: of official row-wise quantized weights, 8 or 4; 0 = not quantized.
+        scheme: how the weights are quantized; None if they are not.
         metadata: the `about` table of an openglm folder, {} for others.
         reopens: whether memory of read tensors is given back; of no use if they are kept.
     """
@@ -65,10 +66,10 @@ class Source(Mapping[str, Tensor]):
                 "in all"
             )
         self.folder, self.config, self.layout = folder, config, files.layout
-        self.bits = read_bits(files, len(ranks))
+        self.scheme = read_scheme(files, len(ranks))
         self.token_ids = read_token_ids(files, family)
         self.metadata = read_about(files)
-        parameters = dict(rowwise(build(config), self.bits).named_parameters())
+        parameters = dict(quantized(build(config), self.scheme).named_parameters())
         names = (
             NameMap(tuple(Row(n, (n,)) for n in parameters))
             if family is None
@@ -164,13 +165,13 @@ def open_checkpoint(
         return Source(folder, files, exact_rotary)
 
 
-def describe_checkpoint(folder: Path) -> tuple[ModelConfig, str, dict[str, Any]]:
-    """Architecture, layout and `about` table of a folder; weights are opened, not read."""
+def describe_checkpoint(folder: Path) -> tuple[ModelConfig, str, dict[str, Any], Scheme | None]:
+    """Architecture, layout, `about` table and quantization; weights are opened, not read."""
     with naming(folder):
         files = detect(folder)
         family, ranks = open_files(files)
         config = read_config(files, family, joined_shapes(ranks[0]), len(ranks))
-        return config, files.layout, read_about(files)
+        return config, files.layout, read_about(files), read_scheme(files, len(ranks))
 
 
 @contextmanager

@@ -33,9 +33,10 @@ def find_architecture(name: str) -> tuple[ModelConfig, dict[str, Any]]:
         return preset(key).model, origin
     from openglm.checkpoints import describe_checkpoint
 
-    config, layout, about = describe_checkpoint(folder)
+    config, layout, about, scheme = describe_checkpoint(folder)
     own = MINI if name == EMBEDDED else origin
-    return config, {"layout": layout, **own, **about}
+    stored = {"quantization": scheme.name} if scheme else {}
+    return config, {"layout": layout, **stored, **own, **about}
 
 
 def origin_of(preset: Any) -> dict[str, Any]:

@@ -45,18 +45,17 @@ class CompiledAttention(nn.Module):
         self, x: Tensor, rotation: Rotation | None, context: LayerContext, query_source: None = None
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); see `Attention.forward`."""
-        mixed = self.product(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2 K, D)
+        mixed = self.product(x).view(*x.shape[:-1], -1, self.head_dim)  # (B, T, H + 2 K, D)
         if rotation is not None:
             self._rotate(mixed, rotation)
-        queries, keys, values = mixed.split(self.heads, dim=2)
+        queries, keys, values = torch.split(mixed, self.heads, dim=2)
         return self.o_proj(context.attend(queries, keys, values, 0.0).flatten(2))  # type: ignore[no-any-return]
 
     def _rotate(self, x: Tensor, rotation: Rotation) -> None:
         """Turns queries and keys, which stand side by side, in place."""
         num_rows, row = x.shape[0] * x.shape[1], x.shape[2] * x.shape[3]
-        cos, sin = (
-            t.expand(*x.shape[:2], *t.shape[2:]).contiguous() for t in (rotation.cos, rotation.sin)
-        )
+        tables = (rotation.cos, rotation.sin)
+        cos, sin = (table.expand(*x.shape[:2], -1, -1, -1).contiguous() for table in tables)
         planes, pairs = cos.shape[-2:]
         self.native.rotate(
             x.data_ptr(), row, num_rows, sum(self.heads[:2]), self.head_dim,

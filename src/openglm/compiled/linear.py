@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from openglm.kernels.cpu.product import Product
-from openglm.kernels.packing import PackedFloats, PackedWeight, pack_floats, rows_of
-from openglm.quant.linear import RowwiseLinear
+from openglm.kernels.packed_linear import embedding
+from openglm.kernels.packing import (
+    PackedFloats,
+    PackedWeight,
+    pack_floats,
+    rows_of,
+)
+from openglm.quant.linear import Packed, PackedLinear, RowwiseLinear
 from openglm.quant.packed_rows import packed_rows
 
 Weight = PackedWeight | PackedFloats
@@ -52,11 +59,12 @@ class CompiledLinear(Layer):
 
 
 class CompiledEmbedding(CompiledLinear):
-    """A word embedding that is not quantized, and its logits where the head is tied to it."""
+    """A word embedding, and its logits where the head is tied to it."""
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(B, T) int64 -> (B, T, C) float32."""
-        assert isinstance(self.packed, PackedFloats)
+        if isinstance(self.packed, PackedWeight):
+            return embedding(input_ids, self.packed, torch.float32)
         return rows_of(self.packed, input_ids).float()
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -70,11 +78,14 @@ def packed_weight(layer: nn.Module) -> Weight:
     Args:
         layer: plain, of float32 or bfloat16; or quantized.
     """
+    if isinstance(layer, Packed):
+        return layer.packed
     if isinstance(layer, RowwiseLinear):
         return packed_rows(layer)
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    return PackedFloats(*weight.shape, pack_floats(weight.detach()))
+    num_rows, num_columns = weight.shape
+    return PackedFloats(num_rows, num_columns, pack_floats(weight.detach()))
 
 
 def side_by_side(layers: Sequence[CompiledLinear]) -> Product:
@@ -84,7 +95,7 @@ def side_by_side(layers: Sequence[CompiledLinear]) -> Product:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether the module is a linear layer that has a compiled form."""
-    return isinstance(module, nn.Linear | RowwiseLinear)
+    return isinstance(module, nn.Linear | RowwiseLinear | PackedLinear)
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:

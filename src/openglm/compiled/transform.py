@@ -11,7 +11,7 @@ from openglm.kernels.cpu import module
 from openglm.model import Transformer
 from openglm.nn.embedding import Embedding
 from openglm.process import return_freed_memory
-from openglm.quant.linear import RowwiseLinear
+from openglm.quant.linear import PackedEmbedding, RowwiseLinear
 
 
 def can_compile(model: Transformer) -> bool:
@@ -28,17 +28,17 @@ def compiled(model: Transformer, activations: str = "auto") -> Transformer:
 
     Args:
         model: for which `can_compile` holds.
-        activations: how they meet integer weights. "float32": as they are; "int8": rounded per token
-            and group of columns, which is faster; "auto": as they are with the official scheme,
-            whose released code computes so, else int8.
+        activations: how they meet integer weights. "float32": as they are; "int8": rounded per
+            token and group of columns, which is faster; "auto": as they are with the official
+            scheme, whose released code computes so, else int8.
     """
     for name in ("word_embeddings", "layers", "final_norm", "top_layer", "lm_head"):
         if isinstance(part := getattr(model, name, None), nn.Module):
             setattr(model, name, _replaced(part, activations))
             return_freed_memory()
     for table in (model.positions, getattr(model, "top_queries", nn.Module())):
-        table.float()  # type: ignore[union-attr]
-    for index, block in enumerate(model.layers):
+        table.float()
+    for block in model.layers:
         block.attention = CompiledAttention(block.attention)  # type: ignore[arg-type]
         block.mlp = CompiledMLP(block.mlp, model.config.activation)  # type: ignore[arg-type]
     return model
@@ -52,8 +52,8 @@ def _replaced(layer: nn.Module, activations: str) -> nn.Module:
         official = isinstance(layer, RowwiseLinear)
         exact = official if activations == "auto" else activations == "float32"
         return CompiledLinear(packed_weight(layer), bias, exact)
-    if isinstance(layer, Embedding):
-        return CompiledEmbedding(packed_weight(layer), None)
+    if isinstance(layer, Embedding | PackedEmbedding):
+        return CompiledEmbedding(packed_weight(layer), None, activations == "float32")
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         return CompiledNorm(layer)
     for name, child in list(layer.named_children()):

@@ -39,7 +39,7 @@ class Decoder:
                 f"the text has {length} tokens; this model reads at most {limit}",
                 hint="shorten it",
             )
-        device = model.word_embeddings.weight.device
+        device = model.device
         self.model = model
         self.cache = model.new_cache(batch_size, length + num_new_tokens)
         self.steps = Steps(model) if device.type == "cuda" else None
@@ -85,7 +85,7 @@ class Decoder:
     def _forward(
         self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor, mask: MaskSpec
     ) -> Tensor:
-        device = self.model.word_embeddings.weight.device
+        device = self.model.device
         return self.model(  # type: ignore[no-any-return]
             tokens.to(device),
             position_ids.to(device),

@@ -131,7 +131,7 @@ class Backbone(nn.Module):
         real = padding_of(inputs.attention_mask, every.shape)
         positions, blocks = self._positions(inputs, every, real)
         mask = self._mask(inputs, every, real)
-        device = network.word_embeddings.weight.device
+        device = network.device
         return network(  # type: ignore[no-any-return]
             ids.to(device), positions.to(device), blocks.to(device), mask.to(device), store
         )

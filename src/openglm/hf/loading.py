@@ -70,7 +70,7 @@ def load_pretrained(model_class: Any, name: Any, *args: Any, **options: Any) -> 
             hint="load it without config=, or change only what does not shape the network",
         )
     config.dtype = dtype or loaded.stored_dtype
-    config.quantization_bit = loaded.bits
+    config.quantization_bit = loaded.scheme.bits if loaded.scheme else 0
     model = model_class(config, loaded.model, loaded.token_ids).eval()
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)

@@ -75,7 +75,7 @@ class Packing:
         rows, columns = self.padded(out_features, in_features)
         blocks = rows // BLOCK_ROWS
         groups = columns // self.group_size if self.group_size else 1
-        found = {
+        found: dict[str, tuple[int, ...]] = {
             "weight": (blocks, columns * self.bits // 32, 64),
             "weight_scale": (blocks, groups, BLOCK_ROWS),
         }
@@ -142,7 +142,7 @@ def dequantize(weight: PackedWeight, dtype: torch.dtype, blocks: slice = slice(N
     packing = weight.packing
     integers = unpack(weight.values[blocks], packing).float()
     scale = unpack_scale(weight.scale[blocks]).float()  # (rows, groups)
-    grouped = integers.unflatten(1, (scale.shape[1], -1))  # (rows, groups, G)
+    grouped = integers.view(*scale.shape, -1)  # (rows, groups, G)
     if weight.minimum is None:
         floats = (grouped - packing.zero) * scale[..., None]
     else:
@@ -151,7 +151,8 @@ def dequantize(weight: PackedWeight, dtype: torch.dtype, blocks: slice = slice(N
         )
     first = (blocks.start or 0) * BLOCK_ROWS
     num_rows = min(len(floats), weight.out_features - first)
-    return floats.flatten(1)[:num_rows, : weight.in_features].to(dtype)
+    whole: Tensor = floats.flatten(1)[:num_rows, : weight.in_features].to(dtype)
+    return whole
 
 
 @dataclass(frozen=True, slots=True)

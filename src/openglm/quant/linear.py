@@ -1,4 +1,4 @@
-"""`RowwiseLinear`, a layer over official INT8 or INT4 weights, and putting it into a model."""
+"""Layers over quantized weights: official INT8 and INT4 rows, and packed groups."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from openglm.kernels import packed_linear
+from openglm.kernels.packing import PackedWeight, Packing
 from openglm.memory import ROWS_AT_ONCE
-from openglm.model import Transformer
 from openglm.quant.rowwise import dequantize_rows, pack_nibbles, quantize_rows
-
-PARTS = ("layers", "top_layer")
-"""Parts of a network that the official code quantizes; embeddings, norms and head stay as is."""
+from openglm.scheme import Scheme
 
 
 class RowwiseLinear(nn.Module):
@@ -60,19 +59,75 @@ class RowwiseLinear(nn.Module):
         return whole if self.bias is None else whole + self.bias
 
 
-def rowwise(model: Transformer, bits: int) -> Transformer:
-    """Puts empty `RowwiseLinear` layers where the official code has quantized ones; in place.
+class Packed(nn.Module):
+    """A packed (N, K) weight as parameters: `weight`, `weight_scale`, perhaps `weight_minimum`.
 
     Args:
-        model: the network.
-        bits: 8 or 4; 0 changes nothing.
+        scheme: with groups.
+        out_features: N.
+        in_features: K.
     """
-    for part in PARTS if bits else ():
-        for parent in getattr(model, part, nn.Module()).modules():
-            for name, child in list(parent.named_children()):
-                if isinstance(child, nn.Linear):
-                    bias = child.bias is not None
-                    with torch.device(child.weight.device):
-                        layer = RowwiseLinear(child.in_features, child.out_features, bias, bits)
-                    setattr(parent, name, layer)
-    return model
+
+    def __init__(self, scheme: Scheme, out_features: int, in_features: int) -> None:
+        super().__init__()
+        self.packing = packing_of(scheme)
+        self.out_features, self.in_features = out_features, in_features
+        for name, shape in self.packing.shapes(out_features, in_features).items():
+            dtype = torch.uint8 if name == "weight" else torch.float16
+            empty = torch.empty(shape, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+
+    @property
+    def packed(self) -> PackedWeight:
+        """The weight as kernels take it."""
+        tensors = (self._parameters.get(f"weight{leaf}") for leaf in ("", "_scale", "_minimum"))
+        return PackedWeight(self.packing, self.out_features, self.in_features, *tensors)  # type: ignore[arg-type]
+
+
+class PackedLinear(Packed):
+    """x W^T + b over a packed weight.
+
+    Args:
+        scheme: with groups.
+        in_features: columns of the weight.
+        out_features: rows of the weight.
+        bias: whether there is one.
+    """
+
+    def __init__(self, scheme: Scheme, in_features: int, out_features: int, bias: bool) -> None:
+        super().__init__(scheme, out_features, in_features)
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return packed_linear.linear(x, self.packed, self.bias)
+
+
+class PackedEmbedding(Packed):
+    """A word embedding over a packed weight; see `openglm.nn.embedding.Embedding`.
+
+    Args:
+        scheme: with groups.
+        num_embeddings: rows of the weight.
+        embedding_dim: columns of the weight.
+        dtype: of the vectors.
+    """
+
+    def __init__(
+        self, scheme: Scheme, num_embeddings: int, embedding_dim: int, dtype: torch.dtype
+    ) -> None:
+        super().__init__(scheme, num_embeddings, embedding_dim)
+        self.dtype = dtype
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """(B, T) int64 -> (B, T, C)."""
+        return packed_linear.embedding(input_ids, self.packed, self.dtype)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., C) hidden states -> (..., V): their products with every row."""
+        return packed_linear.linear(hidden, self.packed, None)
+
+
+def packing_of(scheme: Scheme) -> Packing:
+    """The layout of a scheme's weights."""
+    return Packing(bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric)

@@ -28,7 +28,7 @@ def blank_loss(model: Transformer, batch: Batch, label_smoothing: float = 0.0) -
     Label smoothing e gives (1 - e) * CE + e * mean over the vocabulary of -log p (GLM's
     fine-tuning loss).
     """
-    device = model.word_embeddings.weight.device
+    device = model.device
     tensors = {
         name: torch.from_numpy(getattr(batch, name)).to(device)
         for name in ("input_ids", "position_ids", "block_position_ids", "context_lengths")

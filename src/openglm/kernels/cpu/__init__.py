@@ -1,14 +1,15 @@
 """Compiled CPU kernels: whether they are there, and why not.
 
-They are built with the package where a C++ compiler is (CMakeLists.txt); without them everything runs
-in plain torch, slower. `OPENGLM_KERNELS=reference` asks for plain torch, `OPENGLM_KERNELS=avx2` for one
-of the instruction sets, which is an error where it cannot be had.
+They are built with the package where a C++ compiler is (CMakeLists.txt); without them everything
+runs in plain torch, slower. `OPENGLM_KERNELS=reference` asks for plain torch, and
+`OPENGLM_KERNELS=avx2` for one of the instruction sets, an error where it cannot be had.
 """
 
 from __future__ import annotations
 
 import os
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -58,7 +59,6 @@ def why_not() -> str | None:
 
 def _built() -> ModuleType | None:
     try:
-        from openglm.kernels.cpu import _native
+        return import_module("openglm.kernels.cpu._native")
     except ImportError:
         return None
-    return _native  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ namespace {
 
 // e^x to 2 units in the last place: 2^n e^r with |r| <= ln 2 / 2, e^r by its Taylor series to r^7.
 inline Simd::F exponential(Simd::F x) {
-    x = Simd::min(Simd::max(x, Simd::set(-87.3f)), Simd::set(88.3f));  // results stay normal and finite
+    x = Simd::min(Simd::max(x, Simd::set(-104.0f)), Simd::set(89.0f));  // beyond, results are 0 and infinite
     const Simd::F n = Simd::round(Simd::mul(x, Simd::set(1.44269504f)));
     Simd::F r = Simd::fma(n, Simd::set(-0.693359375f), x);  // ln 2 in two parts, the first exact times n
     r = Simd::fma(n, Simd::set(2.12194440e-4f), r);

@@ -18,9 +18,11 @@ void quantize(const float* x, int64_t inputs, const Activations& out, int64_t ro
         const float* from = x + g * out.group;
         const int64_t left = inputs - g * out.group;
         int8_t* to = out.int8 + row * out.columns + g * out.group;
-        Simd::F most = Simd::zero();
-        for (int64_t i = 0; i < out.group; i += 16) {
-            if (left > i) most = Simd::max(most, Simd::abs(Simd::load(from + i, (int)std::min<int64_t>(left - i, 16))));
+        Simd::F most = Simd::zero(), poison = Simd::zero();  // the latter is 0, or NaN after NaN and infinity
+        for (int64_t i = 0; i < out.group && i < left; i += 16) {
+            const Simd::F part = Simd::load(from + i, (int)std::min<int64_t>(left - i, 16));
+            most = Simd::max(most, Simd::abs(part));
+            poison = Simd::fma(part, Simd::zero(), poison);
         }
         const float largest = Simd::largest(most);
         const Simd::F inverse = Simd::set(largest > 0 ? 127.0f / largest : 0.0f);
@@ -31,7 +33,7 @@ void quantize(const float* x, int64_t inputs, const Activations& out, int64_t ro
             sum = Simd::add(sum, whole);
             Simd::store8(to + i, whole);
         }
-        out.scale[row * groups + g] = largest / 127.0f;
+        out.scale[row * groups + g] = largest / 127.0f + Simd::sum(poison);
         out.sum[row * groups + g] = Simd::sum(sum);
     }
 }
