@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check serve bench clean
+.PHONY: demo test test-triton check serve bench clean
 
 demo: $(VENV)/.base
 	@$(BIN)/glm demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+test-triton: $(VENV)/.dev
+	@$(PIP) -e '.[triton]'
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/unit/test_triton.py
+	$(BIN)/python -m pytest tests/unit/test_triton_compile.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,7 +1,9 @@
-"""Runs every benchmark: `make bench`, or `python -m benchmarks [NAME ...]`."""
+"""Runs every benchmark: `make bench`, or `python -m benchmarks [NAME ...]`; some need a GPU."""
 
 import importlib
 import sys
+
+import torch
 
 from benchmarks import record
 
@@ -13,8 +15,10 @@ NAMES = (
     "decode_mini",
     "full_size",
 )
+GPU_NAMES = ("gpu_decode",)
+here = NAMES + GPU_NAMES if torch.cuda.is_available() else NAMES
 
-for name in sys.argv[1:] or NAMES:
-    if name not in NAMES:
-        sys.exit(f"unknown benchmark {name}; known: {', '.join(NAMES)}")
+for name in sys.argv[1:] or here:
+    if name not in NAMES + GPU_NAMES:
+        sys.exit(f"unknown benchmark {name}; known: {', '.join(NAMES + GPU_NAMES)}")
     record.write(name, importlib.import_module(f"benchmarks.{name}").measure())

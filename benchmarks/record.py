@@ -16,13 +16,16 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write(name: str, values: dict[str, Any]) -> Path:
-    """Writes results/NAME_MACHINE_YYYY-MM.json and prints it."""
+    """Writes results/NAME_MACHINE_YYYY-MM.json and prints it; `values["gpu"]` names the machine."""
     today = datetime.datetime.now(datetime.UTC).date()
-    machine = f"{_cpu().lower().replace(' ', '-')}-{os.cpu_count()}-cores"
+    gpu = values.get("gpu")
+    machine = gpu or f"{_cpu()}-{os.cpu_count()}-cores"
     record = {
         "benchmark": name,
         "date": today.isoformat(),
-        "hardware": f"{_cpu()}, {os.cpu_count()} cores, {platform.machine()}",
+        "hardware": ", ".join(
+            ([gpu] if gpu else []) + [_cpu(), f"{os.cpu_count()} cores", platform.machine()]
+        ),
         "commit": _commit(),
         "command": f"python -m benchmarks {name}",
         "python": platform.python_version(),
@@ -30,7 +33,8 @@ def write(name: str, values: dict[str, Any]) -> Path:
         **values,
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}_{machine}_{today:%Y-%m}.json"
+    label = machine.lower().replace(" ", "-")
+    path = RESULTS / f"{name}_{label}_{today:%Y-%m}.json"
     text = json.dumps(record, indent=2)
     path.write_text(text + "\n", encoding="utf-8")
     sys.stdout.write(text + "\n")

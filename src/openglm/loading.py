@@ -15,6 +15,8 @@ from openglm.errors import UnknownTokenizerError, UsageError
 from openglm.home import find_model
 from openglm.language_model import LanguageModel
 from openglm.memory import parse_dtype_name
+from openglm.model import Transformer
+from openglm.quant.packed_rows import pack_rows
 from openglm.registry import find_preset, preset
 from openglm.tokenizers import find_tokenizer, require_tokenizer
 
@@ -70,15 +72,14 @@ def load(
             raise UsageError("random_weights goes with name, dtype and device only")
         config = _architecture(str(name))
         network = load_random(config, kind or torch.bfloat16, place, scheme)
-        network = compiled(network, activations) if can_compile(network) else network
+        network = _for_kernels(network, activations)
         return LanguageModel(network, None, f"{name} (random weights)")
     folder = find_model(str(name))
     loaded = load_checkpoint(folder, kind, place, description, exact_rotary, scheme)
     network = loaded.model
     if prefix is not None:
         network.prefix = load_prefix(Path(prefix), loaded.config)
-    if can_compile(network):
-        network = compiled(network, activations)
+    network = _for_kernels(network, activations)
     found, problem = None, None
     try:
         found = (
@@ -89,6 +90,13 @@ def load(
     except UnknownTokenizerError as error:  # the numbers work without it; text methods raise it
         problem = error
     return LanguageModel(network, found, str(name), loaded.token_ids, problem)
+
+
+def _for_kernels(network: Transformer, activations: str) -> Transformer:
+    """The network on the kernels of its device, as far as there are any; in place."""
+    if network.device.type == "cuda":
+        return pack_rows(network)
+    return compiled(network, activations) if can_compile(network) else network
 
 
 def _architecture(name: str) -> ModelConfig:

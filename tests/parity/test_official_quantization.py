@@ -161,7 +161,7 @@ def test_quantizing_at_load(bits):
         assert_close(logits, torch.from_numpy(file[f"int{bits}_logits"]), atol=1e-5, rtol=0)
     official = load_file(QUANT / f"chatglm2_tiny_int{bits}.safetensors")
     name = "transformer.encoder.layers.0.mlp.dense_4h_to_h.weight"
-    network = load_checkpoint(chatglm2, bits=bits).model
+    network = load_checkpoint(chatglm2, scheme=Scheme(bits=bits)).model
     assert torch.equal(network.layers[0].mlp.down_proj.weight, official[name])
 
 

@@ -71,6 +71,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "kernels": {
             "attention": "torch's fused kernel; in bf16 on a cpu, plain matrix products up to "
             f"{MAX_SCORE_ELEMENTS:,} scores (2 to 4 times faster there)",
+            "on a gpu": _gpu_kernels(),
         },
         "speed": {
             "memory bandwidth": f"{bandwidth / 1e9:.1f} GB/s (measured, read)",
@@ -100,6 +101,20 @@ def memory_bandwidth(num_bytes: int = 1 << 29, repeats: int = 5) -> float:
         buffer.sum()
         best = min(best, time.perf_counter() - start)
     return num_bytes / best
+
+
+def _gpu_kernels() -> str:
+    """Which of them would be used, or why none is."""
+    import torch
+
+    from openglm.kernels.gpu.available import missing
+
+    if not torch.cuda.is_available():
+        return "none: torch sees no GPU"
+    graphs = "steps as CUDA graphs"
+    if why := missing(torch.device("cuda")):
+        return f"{graphs}; quantized weights in plain torch: {why}"
+    return f"{graphs}; Triton for quantized weights, cached keys and large prefix masks"
 
 
 def _version(package: str) -> str:

@@ -12,14 +12,11 @@ from openglm.kernels.packed_linear import embedding
 from openglm.kernels.packing import (
     PackedFloats,
     PackedWeight,
-    Packing,
-    pack,
     pack_floats,
-    pack_scale,
     rows_of,
 )
 from openglm.quant.linear import Packed, PackedLinear, RowwiseLinear
-from openglm.quant.rowwise import unpack_nibbles
+from openglm.quant.packed_rows import packed_rows
 
 Weight = PackedWeight | PackedFloats
 
@@ -84,12 +81,7 @@ def packed_weight(layer: nn.Module) -> Weight:
     if isinstance(layer, Packed):
         return layer.packed
     if isinstance(layer, RowwiseLinear):
-        integers = unpack_nibbles(layer.weight) if layer.bits == 4 else layer.weight.detach()
-        packing = Packing(bits=layer.bits)
-        values = (integers.to(torch.int16) + packing.zero).to(torch.uint8)
-        scale = pack_scale(layer.weight_scale.detach().float()[:, None], packing)
-        num_rows, num_columns = values.shape
-        return PackedWeight(packing, num_rows, num_columns, pack(values, packing), scale)
+        return packed_rows(layer)
     weight = layer.weight
     assert isinstance(weight, Tensor)
     num_rows, num_columns = weight.shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from openglm.engine.graphs import Steps
 from openglm.engine.prompt import check_length
 from openglm.memory import READ_AT_ONCE
 from openglm.model import Transformer
@@ -36,6 +37,7 @@ class Decoder:
         device = model.device
         self.model = model
         self.cache = model.new_cache(batch_size, length + num_new_tokens)
+        self.steps = Steps(model) if device.type == "cuda" else None
         positions = torch.arange(length).expand(batch_size, length)
         prefix = MaskSpec.prefix(torch.full((batch_size,), length, device=device))
         mask = MaskSpec.causal() if is_causal else prefix
@@ -48,6 +50,10 @@ class Decoder:
     @torch.no_grad()
     def feed(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
         """Appends (B, T) tokens that see everything before them; returns logits (B, T, V)."""
+        if tokens.shape[1] == 1 and self.steps is not None:
+            self.cache.reserve(*tokens.shape)
+            if step := self.steps.ready(self.cache):
+                return step.logits(tokens, position_ids, block_position_ids)
         return self.model.logits(self.read(tokens, position_ids, block_position_ids)).float()
 
     def read(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:

@@ -39,6 +39,22 @@ def attention(
     return kernel(queries, keys, values, bias, dropout_probability).transpose(1, 2)  # (B, T, H, D)
 
 
+def causal_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, dropout_probability: float
+) -> Tensor:
+    """`attention` of T queries to as many keys, each to those up to its own; needs no bias."""
+    queries, keys, values = (x.transpose(1, 2) for x in (queries, keys, values))  # (B, H, T, D)
+    mixed = scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        dropout_p=dropout_probability,
+        is_causal=True,
+        enable_gqa=queries.shape[1] != keys.shape[1],
+    )
+    return mixed.transpose(1, 2)  # (B, T, H, D)
+
+
 def reference(
     queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, dropout_probability: float
 ) -> Tensor:

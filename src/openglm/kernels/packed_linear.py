@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.functional import linear as float_linear
 from torch.nn.functional import pad
 
+from openglm.errors import KernelUnavailable, suggest
+from openglm.kernels.gpu.available import missing
 from openglm.kernels.packing import (
     BLOCK_ROWS,
     PackedWeight,
@@ -25,18 +27,29 @@ LARGEST_ACTIVATION = 127
 """Activations are symmetric INT8: -128 is left out, so that a sign can be moved to the weight."""
 
 
-def linear(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
-    """X W^T + b.
+def linear(
+    x: Tensor, weight: PackedWeight, bias: Tensor | None = None, kernel: str = "auto"
+) -> Tensor:
+    """`x` W^T + b.
 
     Args:
         x: (..., K) floats.
-        weight: (N, K), packed.
+        weight: (N, K), packed, on the device of `x`.
         bias: (N,) in the dtype of `x`, or None.
+        kernel: "reference", "triton", or "auto" = Triton on a GPU that has it.
 
     Returns:
         (..., N) in the dtype of `x`.
+
+    Raises:
+        KernelUnavailable: the kernel is unknown, or cannot run here.
     """
-    return reference(x, weight, bias)
+    if kernel not in ("auto", *KERNELS):
+        raise KernelUnavailable(f"unknown kernel {kernel!r}", suggest(kernel, ["auto", *KERNELS]))
+    if kernel == "auto":
+        on_gpu = x.device.type == "cuda" and not missing(x.device)
+        kernel = "triton" if on_gpu else "reference"
+    return KERNELS[kernel](x, weight, bias)
 
 
 def reference(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
@@ -48,6 +61,25 @@ def reference(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
     ]
     whole = torch.cat(parts, dim=-1)  # (..., N)
     return whole if bias is None else whole + bias
+
+
+def by_triton(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
+    """`linear` by the kernels of `openglm.kernels.gpu.packed_linear`."""
+    if why := missing(x.device):
+        raise KernelUnavailable(
+            f"the Triton kernel was asked for, but {why}",
+            hint='kernel="auto" takes what is there; Triton comes with CUDA builds of torch, '
+            "or with pip install openglm[triton]",
+        )
+    from openglm.kernels.gpu.packed_linear import packed_linear
+
+    rows = x.reshape(-1, x.shape[-1])
+    if rows.stride(1) != 1:
+        rows = rows.contiguous()
+    return packed_linear(rows, weight, bias).view(*x.shape[:-1], weight.out_features)
+
+
+KERNELS = {"reference": reference, "triton": by_triton}
 
 
 def reference_integer(x: Tensor, weight: PackedWeight) -> Tensor:

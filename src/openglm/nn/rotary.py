@@ -45,13 +45,17 @@ class RotaryPositions(nn.Module):
         super().__init__()
         self.num_planes = 2 if config.position == "rotary_2d" else 1
         self.frequencies = frequencies(config, config.rotary_width // self.num_planes)  # (R,)
+        self.copies: dict[torch.device, Tensor] = {}
 
     def forward(
         self, x: Tensor, position_ids: Tensor, block_position_ids: Tensor
     ) -> tuple[Tensor, Rotation]:
         """(B, T, C) embeddings and (B, T) int64 ids -> the same embeddings, and the rotation."""
         ids = torch.stack([position_ids, block_position_ids][: self.num_planes], dim=-1)
-        frequencies = self.frequencies.to(ids.device)
+        # Copied once for each device: a CUDA graph cannot record a copy from the host.
+        if ids.device not in self.copies:
+            self.copies[ids.device] = self.frequencies.to(ids.device)
+        frequencies = self.copies[ids.device]
         angles = ids[..., None].to(frequencies.dtype) * frequencies  # (B, T, P, R)
         # A float32 cosine, rounded, is the half-precision cosine of torch.
         tables = (f(angles.float()).to(angles.dtype).float() for f in (torch.cos, torch.sin))

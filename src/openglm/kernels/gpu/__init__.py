@@ -1,0 +1,1 @@
+"""Kernels for GPUs: Triton for quantized weights, FlexAttention for prefix masks."""

@@ -1,0 +1,23 @@
+"""Whether kernels written in Triton can run, and if not, why."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import torch
+
+
+def is_interpreted() -> bool:
+    """Whether Triton's own switch asks for its interpreter, which runs kernels on the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def missing(device: torch.device) -> str:
+    """Why no Triton kernel can run on `device`, or "" if one can."""
+    spec = find_spec("triton")
+    if spec is None or spec.origin is None:  # a folder of that name is no package
+        return "Triton is not installed"
+    if device.type != "cuda" and not is_interpreted():
+        return f"Triton has no kernels for the device {device.type}"
+    return ""
