@@ -203,7 +203,9 @@ def _stored_dtype(weights: Mapping[str, Tensor], name: str) -> torch.dtype:
         return weights.dtypes[name]
     if isinstance(weights, QuantizedWeights):  # nothing is quantized only to look at its type
         path = name.removesuffix(WEIGHT_SCALE)
-        return _stored_dtype(weights.weights, name if path == name else path + WEIGHT)
+        plain = _stored_dtype(weights.weights, name if path == name else path + WEIGHT)
+        is_coarse = path != name and plain == torch.bfloat16
+        return torch.float32 if is_coarse else plain
     return weights[name].dtype
 
 

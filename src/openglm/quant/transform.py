@@ -112,6 +112,8 @@ class QuantizedWeights(Mapping[str, Tensor]):
         if isinstance(layer, Packed):
             return named(name, quantize_groups(plain, layer.packing))
         assert isinstance(layer, RowwiseLinear)
+        if plain.dtype == torch.bfloat16:  # too coarse to divide in; no official integers exist
+            plain = plain.float()
         values, scale = quantize_rows(plain, layer.bits, self.half_scale)
         stored = pack_nibbles(values) if layer.bits == 4 else values
         path = name.removesuffix(WEIGHT)

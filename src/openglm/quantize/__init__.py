@@ -1,0 +1,5 @@
+"""`glm quantize`: from any checkpoint to a quantized openglm folder, and a report on it."""
+
+from openglm.quantize.run import Job, quantize
+
+__all__ = ["Job", "quantize"]
