@@ -36,6 +36,7 @@ LAYERS = {
     "benchmark": 6,
     "loading": 6,
     "verification": 6,
+    "quantize": 6,
     "train": 6,
     "cli": 7,
     "hf": 7,
@@ -61,6 +62,7 @@ SIBLINGS = {
     ("checkpoints", "quant"),
     ("compiled", "quant"),
     ("loading", "language_model"),
+    ("quantize", "benchmark"),
     ("verification", "language_model"),
 }
 TORCH_FREE = (

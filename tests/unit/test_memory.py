@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from openglm.memory import cache_bytes, weight_bytes
+from openglm.memory import cache_bytes, streamed_bytes, weight_bytes
 from openglm.model import build
 from openglm.nn.cache import KVCache
 from openglm.quant.transform import quantized
 from openglm.registry import preset, presets
-from openglm.scheme import Scheme
+from openglm.scheme import Scheme, find_scheme
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,25 @@ def test_every_preset_against_its_network(name, dtype, bits):
     cache = KVCache(config, 1, 10, device="meta")
     held = sum(t.nbytes for t in (*cache.keys, *cache.values))
     assert cache_bytes(config, 10, 4) == held
+
+
+@pytest.mark.parametrize("name", ["glm-base", "chatglm2-6b", "codegeex-13b", "glm-4-9b-0414"])
+@pytest.mark.parametrize(
+    "dtype", ["int4-g128", "int8-g32-asym", "int4-g64-asym+embeddings+head", "int4-g32+head"]
+)
+def test_groups_against_their_network(name, dtype):
+    """The arithmetic forgets scales, minima, or what fills blocks up."""
+    config = preset(name).model
+    network = quantized(build(config), find_scheme(dtype))
+    sizes = (p.numel() * {torch.uint8: 1}.get(p.dtype, 2) for p in network.parameters())
+    assert weight_bytes(config, dtype) == sum(sizes)
+    looked_up = ("positions.", "top_queries.", *["word_embeddings."] * hasattr(network, "lm_head"))
+    streamed = (
+        p.numel() * {torch.uint8: 1}.get(p.dtype, 2)
+        for n, p in network.named_parameters()
+        if not n.startswith(looked_up)
+    )
+    assert streamed_bytes(config, dtype) == sum(streamed)
 
 
 def test_eight_thousand_tokens_in_six_gigabytes():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +15,9 @@ from openglm.config import ModelConfig
 from openglm.errors import UsageError, suggest
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from openglm.checkpoints import Source
     from openglm.tokenizers import Tokenizer
 
@@ -43,8 +46,9 @@ Dtype = Annotated[
     str,
     typer.Option(
         help=say(
-            "auto keeps the stored one. gguf: also int8 (Q8_0), int4 (Q4_0).",
-            "auto 为保持原类型。gguf 另有 int8（Q8_0）、int4（Q4_0）。",
+            "auto keeps the stored one; others make floats of groups. "
+            "gguf: also int8 (Q8_0), int4 (Q4_0).",
+            "auto 为保持原类型；其他类型会还原分组量化。gguf 另有 int8（Q8_0）、int4（Q4_0）。",
         )
     ),
 ]
@@ -102,18 +106,22 @@ def _write(
     opened: Source, tokenizer: Tokenizer | None, target: Path, to: str, tp: int, dtype: str
 ) -> tuple[Path, str]:
     """Writes the new files; where they are, and the type of their weights."""
+    import torch
+
     from openglm.checkpoints import export_gguf, save_checkpoint
     from openglm.loading import parse_dtype
 
     if to == GGUF:
         name = opened.folder.resolve().name
-        file = export_gguf(target, opened.config, opened, dtype, tokenizer=tokenizer, name=name)
+        weights = _weights(opened, None if dtype == "auto" else torch.float32)
+        file = export_gguf(target, opened.config, weights, dtype, tokenizer=tokenizer, name=name)
         return file.path, file.type
     written = None if dtype == "auto" else parse_dtype(dtype)
+    weights = _weights(opened, written)
     save_checkpoint(
         target,
         opened.config,
-        opened,
+        weights,
         to,
         dtype=written,
         tokenizer=tokenizer,
@@ -121,7 +129,19 @@ def _write(
         about=opened.metadata or {"converted_from": opened.layout},
         token_ids=opened.token_ids,
     )
+    kept = weights is opened and opened.scheme is not None and not opened.scheme.is_official
+    if kept and opened.scheme is not None:
+        return target, opened.scheme.name
     return target, str(written or opened.stored_dtype).removeprefix("torch.")
+
+
+def _weights(opened: Source, dtype: torch.dtype | None) -> Mapping[str, Tensor]:
+    """What is written: as stored, or floats of group-wise weights where a type is asked for."""
+    from openglm.quant.transform import DequantizedWeights
+
+    if dtype is None or opened.scheme is None or opened.scheme.is_official:
+        return opened
+    return DequantizedWeights(opened, opened.config, opened.scheme, dtype)
 
 
 def _notes(config: ModelConfig, to: str) -> Iterator[str]:

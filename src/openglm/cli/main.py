@@ -27,6 +27,7 @@ from openglm.cli import (
     info,
     plan,
     pretrain,
+    quantize,
     verify,
 )
 from openglm.cli.language import say
@@ -55,6 +56,7 @@ for module in (
     bench,
     verify,
     convert,
+    quantize,
     pretrain,
 ):
     module.register(app)

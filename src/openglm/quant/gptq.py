@@ -22,7 +22,7 @@ from openglm.kernels.packing import PackedWeight, Packing
 from openglm.quant.groupwise import Grid, find_grid, pack_rows
 
 DAMPING = (0.01, 0.1, 1.0)
-"""Added to the diagonal of H, as shares of its mean: the paper's, and more where H stays singular."""
+"""Added to the diagonal of H, as shares of its mean: the paper's, and more if H stays singular."""
 COLUMNS = 128
 """Rounded before the rest of the weight is touched (the paper's B); a multiple of every group."""
 
