@@ -75,7 +75,7 @@ FLAGS = {
         "--asymmetric",
         "--calibrate",
         "--samples",
-        "--activation-order",
+        "--act-order",
         "--include",
         "--eval",
         "--tokenizer",

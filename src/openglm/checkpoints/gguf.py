@@ -102,10 +102,10 @@ def export_gguf(
             exists.
         TokenizerError: llama.cpp does not know such a tokenizer, or it is of another model.
     """
-    gguf, arch = import_gguf(), architecture(config)
     scheme = check_weights(config, weights)
     if scheme is not None and not scheme.is_official:
         raise UsageError(f"{scheme.name} weights cannot be written as GGUF", hint=FLOATS_HINT)
+    gguf, arch = import_gguf(), architecture(config)
     bits = scheme.bits if scheme else 0
     matrices = _matrix_type(dtype, weights)
     path = target if target.suffix == SUFFIX else target / f"{name}-{matrices}{SUFFIX}"

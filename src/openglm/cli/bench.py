@@ -86,8 +86,8 @@ def _check_memory(model: str, dtype: str, device: str, context: int, batch_size:
     room = available_bytes()
     if room is None or pick_device(device).type != "cpu":
         return
-    config = find_architecture(model)[0]
-    chosen = "float32" if dtype == "auto" else dtype
+    config, origin = find_architecture(model)
+    chosen = origin.get("quantization", "float32") if dtype == "auto" else dtype
     plan = plan_inference(config, chosen, context, batch_size, "cpu", 1, room)
     if not plan.fits:
         raise UsageError(

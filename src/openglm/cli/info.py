@@ -65,7 +65,9 @@ def _describe(name: str, as_json: bool) -> None:
     from openglm.cli.output import console, print_json, size
 
     config, origin = find_architecture(name)
-    facts = _facts(config) | origin
+    stored = origin.get("quantization")
+    dtypes = (*DTYPES, *[stored] * (stored is not None and stored not in DTYPES))
+    facts = _facts(config, dtypes) | origin
     if as_json:
         print_json(facts)
         return
@@ -74,14 +76,14 @@ def _describe(name: str, as_json: bool) -> None:
     console.print(f"[bold]{escape(str(origin.get('title', name)))}[/]")
     for line in in_words(config):
         console.print(f"  {line}")
-    for key in ("tokenizer", "objective", "licence", "source"):
+    for key in ("quantization", "tokenizer", "objective", "licence", "source"):
         if key in origin:
             console.print(f"  [dim]{key}:[/] {escape(str(origin[key]))}")
     contexts = [config.max_position_embeddings // share for share in CONTEXT_SHARES]
     table = Table(
         "weights", *(f"+ {length:,} tokens" for length in contexts), box=None, header_style="bold"
     )
-    for dtype in DTYPES:
+    for dtype in dtypes:
         weights = weight_bytes(config, dtype)
         width = max(WIDTHS.get(dtype, KEPT_WIDTH), KEPT_WIDTH)
         totals = [size(weights + cache_bytes(config, n, width)) for n in contexts]
@@ -89,11 +91,11 @@ def _describe(name: str, as_json: bool) -> None:
     console.print(table)
 
 
-def _facts(config: ModelConfig) -> dict[str, Any]:
+def _facts(config: ModelConfig, dtypes: tuple[str, ...] = DTYPES) -> dict[str, Any]:
     return {
         "parameters": config.num_parameters,
         "model": config.to_dict(),
-        "weight_bytes": {dtype: weight_bytes(config, dtype) for dtype in (*DTYPES, "float16")},
+        "weight_bytes": {dtype: weight_bytes(config, dtype) for dtype in (*dtypes, "float16")},
         "cache_bytes_per_token": {
             "float32": cache_bytes(config, 1, 4),
             "float16": cache_bytes(config, 1, 2),

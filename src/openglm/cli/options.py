@@ -18,7 +18,7 @@ def _option(kind: type, english: str, chinese: str) -> Any:
     return Annotated[kind | None, typer.Option(help=say(english, chinese))]
 
 
-DTYPE_HELP = "auto, float32, bfloat16, float16, int8, int4."
+DTYPE_HELP = "auto, float32, bfloat16, float16, int8, int4, int4-g64 ..."
 Json = Annotated[bool, typer.Option("--json", help=say("Machine-readable output.", "输出 JSON。"))]
 Dtype = Annotated[
     str,

@@ -32,7 +32,9 @@ def plan(
     batch: Annotated[int, typer.Option(min=1, help=say("Sequences at once.", "并行序列数。"))] = 1,
     dtype: Annotated[
         str | None,
-        typer.Option(help=say("float32, bfloat16, float16, int8, int4.", "数值类型。")),
+        typer.Option(
+            help=say("float32, bfloat16, float16, int8, int4, int4-g64 ...", "数值类型。")
+        ),
     ] = None,
     train: Annotated[
         str | None, typer.Option(help=say("full, lora, ptuning.", "训练方法。"))
@@ -51,13 +53,16 @@ def plan(
     device: Any = "cpu" if cards is None else "gpu"
     count = 1 if cards is None else cards.count
     room = available_bytes() if cards is None else cards.bytes_each
-    chosen = dtype or ("float32" if cards is None else "bfloat16")
+    floats = "float32" if cards is None else "bfloat16"
+    chosen = dtype or origin.get("quantization") or floats
     if train is None:
         found = plan_inference(config, chosen, context, batch, device, count, room)
     elif count > 1:
         raise UsageError("--train is planned for one device", hint="leave out the number of GPUs")
-    elif train == "full" and dtype is not None:
-        raise UsageError("--train full trains float32 weights", hint="leave out --dtype")
+    elif train == "full" and (dtype or "quantization" in origin):
+        raise UsageError(
+            "--train full trains float32 weights", hint="take float weights, no --dtype"
+        )
     else:
         found = plan_training(config, train, chosen, context, batch, device, room)
     facts = {"model": model, "dtype": chosen, "devices": count, "train": train}

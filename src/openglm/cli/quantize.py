@@ -67,7 +67,7 @@ Samples = Annotated[
 Order = Annotated[
     bool,
     typer.Option(
-        "--activation-order",
+        "--act-order",
         help=say("GPTQ: columns with the largest inputs first.", "GPTQ：先处理输入最大的列。"),
     ),
 ]

@@ -46,7 +46,7 @@ def quantize_calibrated(
     """
     num_columns = weight.shape[1]
     missing = -num_columns % packing.group_size
-    w = pad(weight.float(), (0, missing))
+    w = pad(weight.float(), (0, missing), mode="replicate")
     h = pad(moments, (0, missing, 0, missing))
     order = torch.arange(w.shape[1])
     static = None

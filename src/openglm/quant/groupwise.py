@@ -97,7 +97,7 @@ def quantize_groups(weight: Tensor, packing: Packing) -> PackedWeight:
     parts = []
     for rows in torch.split(weight, ROWS_AT_ONCE):
         missing = -rows.shape[1] % packing.group_size
-        filled = pad(rows.float(), (0, missing))
+        filled = pad(rows.float(), (0, missing), mode="replicate")  # zeros might widen the range
         groups = filled.view(len(rows), -1, packing.group_size)
         grid = find_grid(groups, packing)  # of (rows, groups, G)
         integers = grid.integers(groups).flatten(1)

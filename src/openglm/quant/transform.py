@@ -8,6 +8,7 @@ files; each tensor is quantized when it is asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,7 @@ class QuantizedWeights(Mapping[str, Tensor]):
             for path, layer in quantized(build(config), scheme).named_modules()
             if isinstance(layer, Packed | RowwiseLinear)
         }
+        self.names = dict.fromkeys(chain.from_iterable(map(self._tensors_of, weights)))
         self.made: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -95,16 +97,19 @@ class QuantizedWeights(Mapping[str, Tensor]):
 
     def __iter__(self) -> Iterator[str]:
         """Names in the order of the plain weights, scales behind what they belong to."""
-        for name in self.weights:
-            layer = self.layers.get(name)
-            yield name
-            if layer is not None:
-                path = name.removesuffix(WEIGHT)
-                leaves = (leaf for leaf, _ in layer.named_parameters(recurse=False))
-                yield from (f"{path}.{leaf}" for leaf in leaves if leaf not in ("weight", "bias"))
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self.names)
+
+    def _tensors_of(self, name: str) -> list[str]:
+        layer = self.layers.get(name)
+        leaves = [] if layer is None else [leaf for leaf, _ in layer.named_parameters()]
+        path = name.removesuffix(WEIGHT)
+        return [name, *(f"{path}.{leaf}" for leaf in leaves if leaf not in ("weight", "bias"))]
 
     def quantize(self, name: str) -> dict[str, Tensor]:
         """The tensors of one quantized weight, by name."""
@@ -138,6 +143,7 @@ class DequantizedWeights(Mapping[str, Tensor]):
         dtype: torch.dtype,
     ) -> None:
         self.weights, self.dtype = weights, dtype
+        self.names = dict.fromkeys(n for n in weights if not n.endswith((SCALE, MINIMUM)))
         self.layers = {
             f"{path}{WEIGHT}": layer
             for path, layer in quantized(build(config), scheme).named_modules()
@@ -155,10 +161,13 @@ class DequantizedWeights(Mapping[str, Tensor]):
         return dequantize(PackedWeight(*sizes, *packed), self.dtype)
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self.weights if not name.endswith((SCALE, MINIMUM)))
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self.names)
 
 
 def named(weight: str, packed: PackedWeight) -> dict[str, Tensor]:
