@@ -66,7 +66,7 @@ def _describe(name: str, as_json: bool) -> None:
 
     config, origin = find_architecture(name)
     stored = origin.get("quantization")
-    dtypes = (*DTYPES, *[stored] * (stored is not None and stored not in DTYPES))
+    dtypes = DTYPES if stored in (None, *DTYPES) else (*DTYPES, str(stored))
     facts = _facts(config, dtypes) | origin
     if as_json:
         print_json(facts)

@@ -176,9 +176,9 @@ def _tell(reports: list[Report]) -> None:
             f"{report.bits_per_weight:.2f}",
             size(report.weight_bytes),
             _number(report.tokens_per_s, ".1f"),
-            _number(quality and quality.perplexity, ".3f") + worse,
-            _number(quality and quality.kl_mean, ".5f"),
-            _number(quality and quality.kl_p99, ".4f"),
+            _number(quality.perplexity if quality else None, ".3f") + worse,
+            _number(quality.kl_mean if quality else None, ".5f"),
+            _number(quality.kl_p99 if quality else None, ".4f"),
         )
     console.print(table)
     if first.quality is None:

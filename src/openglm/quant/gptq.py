@@ -153,5 +153,5 @@ def inverse_factor(moments: Tensor) -> Tensor:
             continue
         upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
         if not failed:
-            return upper
+            return torch.as_tensor(upper)
     raise DataError("the second moments of the calibration text cannot be inverted")

@@ -81,7 +81,6 @@ def compare(
             losses[0, rows] = -log_p.gather(1, wanted)[:, 0]
             losses[1, rows] = -log_q.gather(1, wanted)[:, 0]
             divergence[rows] = kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
-    perplexity = [math.exp(loss) for loss in losses.mean(dim=1).tolist()]
-    p99 = torch.quantile(divergence, 0.99)
-    mean = float(divergence.mean())
-    return Quality(len(targets), *perplexity, mean, float(p99), same / len(targets))
+    before, after = (math.exp(loss) for loss in losses.mean(dim=1).tolist())
+    p99 = float(torch.quantile(divergence, 0.99))
+    return Quality(len(targets), before, after, float(divergence.mean()), p99, same / len(targets))
