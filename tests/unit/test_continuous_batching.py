@@ -123,6 +123,19 @@ def test_a_step_keeps_to_its_budget():
     assert reader.steps
 
 
+def test_a_full_batch_does_not_stop_an_urgent_prompt():
+    """Requests that write use up every step's budget, and one before them is never read."""
+    engine = make_engine(NAME, max_batch_tokens=8)
+    for first in range(3, 11):
+        engine.add(prompt_of(1, first=first), LONG)
+    engine.step()
+    urgent = engine.add(prompt_of(40), SamplingParams(max_tokens=1), priority=1)
+    for _ in range(5):
+        assert not urgent.steps
+        engine.step()
+    assert urgent.steps
+
+
 def test_one_context_at_a_time_may_exceed_the_budget():
     """A context that cannot be cut is never read, or all are read in one step."""
     name = GROW[0]
