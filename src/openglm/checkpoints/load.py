@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openglm.checkpoints.random import RandomWeights
+from openglm.checkpoints.random import RandomQuantizedWeights, RandomWeights
 from openglm.checkpoints.source import naming, open_checkpoint
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError
@@ -100,9 +100,11 @@ def load_random(
     seed: int = 0,
 ) -> Transformer:
     """A network of these shapes with random weights; arguments as of `load_checkpoint`."""
-    weights: Mapping[str, Tensor] = RandomWeights(config, seed, dtype)
-    if scheme is not None:
-        weights = QuantizedWeights(weights, config, scheme)
+    weights: Mapping[str, Tensor] = (
+        RandomWeights(config, seed, dtype)
+        if scheme is None
+        else RandomQuantizedWeights(config, scheme, seed, dtype)
+    )
     return _fill(config, weights, dtype, device, scheme)
 
 

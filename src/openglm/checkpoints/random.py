@@ -9,6 +9,9 @@ from torch import Tensor
 
 from openglm.config import ModelConfig
 from openglm.model import build
+from openglm.quant.linear import Packed
+from openglm.quant.transform import WEIGHT, QuantizedWeights
+from openglm.scheme import Scheme
 
 POOL = 4_194_301
 """Numbers drawn, a prime; weights are cut out of them, since drawing billions takes minutes."""
@@ -48,3 +51,38 @@ class RandomWeights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+
+class RandomQuantizedWeights(QuantizedWeights):
+    """Random weights as a scheme has them, drawn as integers: rounding billions takes minutes.
+
+    Args:
+        config: the architecture.
+        scheme: how they are quantized.
+        seed: of the numbers.
+        dtype: of what is not quantized.
+    """
+
+    def __init__(self, config: ModelConfig, scheme: Scheme, seed: int, dtype: torch.dtype) -> None:
+        super().__init__(RandomWeights(config, seed, dtype), config, scheme)
+        self.generator = torch.Generator().manual_seed(seed)
+        # Uniform integers of b bits have the standard deviation 2^b / sqrt(12).
+        self.scale = config.initializer_range * 12**0.5 / 2**scheme.bits
+
+    def quantize(self, name: str) -> dict[str, Tensor]:
+        """See `QuantizedWeights.quantize`; minima put zero into the middle."""
+        layer = self.layers[name]
+        fills = {"weight_minimum": -self.scale * (1 << (self.scheme.bits - 1))}
+        made = {}
+        for leaf, parameter in layer.named_parameters(recurse=False):
+            if leaf != "bias":
+                value = torch.empty(parameter.shape, dtype=parameter.dtype)
+                made[f"{name.removesuffix(WEIGHT)}.{leaf}"] = value.fill_(
+                    fills.get(leaf, self.scale)
+                )
+        integers = made[name]
+        limits = (0, 256) if isinstance(layer, Packed) else (-128, 128)
+        pool = torch.randint(*limits, (POOL,), dtype=integers.dtype, generator=self.generator)
+        for piece in torch.split(integers.view(-1), POOL):
+            piece.copy_(pool[: len(piece)])
+        return made
