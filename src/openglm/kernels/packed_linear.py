@@ -126,7 +126,8 @@ def quantize_activations(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
     filled = pad(x.float(), (0, -x.shape[-1] % group))
     filled = filled.view(*x.shape[:-1], -1, group)
     largest = filled.abs().amax(dim=-1)  # (..., groups)
-    factor = torch.where(largest > 0, LARGEST_ACTIVATION / largest, 0.0)
+    numerator = torch.full_like(largest, LARGEST_ACTIVATION)  # a number / x would be 1 / x * number
+    factor = torch.where(largest > 0, numerator / largest, 0.0)
     quantized = torch.round(filled * factor[..., None])
     return quantized.to(torch.int8), largest / LARGEST_ACTIVATION
 

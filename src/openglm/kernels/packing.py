@@ -13,9 +13,10 @@ a product needs no sum across its lanes:
     asymmetric    w = scale q + minimum
 
 Rows are filled up to whole blocks and columns to whole groups, with weights that are zero. Weights
-that are not quantized stand likewise, so that 64 bytes have two columns or one:
+that are not quantized stand likewise; products of bfloat16 are made of pairs of columns:
 
     bfloat16  (N / 16, K / 2, 16, 2)
+    float16   (N / 16, K, 16, 1)
     float32   (N / 16, K, 16, 1)
 """
 
@@ -162,7 +163,7 @@ class PackedFloats:
     Args:
         out_features: N, without what fills the last block.
         in_features: K, likewise.
-        values: bfloat16 or float32.
+        values: bfloat16, float16 or float32.
     """
 
     out_features: int
@@ -176,8 +177,8 @@ class PackedFloats:
 
 
 def pack_floats(weight: Tensor) -> Tensor:
-    """(N, K) bfloat16 or float32 -> packed."""
-    together = 4 // weight.element_size()
+    """(N, K) bfloat16, float16 or float32 -> packed."""
+    together = 2 if weight.dtype == torch.bfloat16 else 1
     rows, columns = (_round_up(n, to) for n, to in zip(weight.shape, (16, together), strict=True))
     if (rows, columns) != weight.shape:
         weight = pad(weight, (0, columns - weight.shape[1], 0, rows - weight.shape[0]))

@@ -10,7 +10,7 @@ from torch import Tensor
 from openglm.kernels.cpu import module
 from openglm.kernels.packing import PackedFloats, PackedWeight
 
-KINDS = {4: 0, 8: 1, torch.bfloat16: 2, torch.float32: 3}
+KINDS = {4: 0, 8: 1, torch.bfloat16: 2, torch.float32: 3, torch.float16: 4}
 """`Kind` of csrc/core.h."""
 
 

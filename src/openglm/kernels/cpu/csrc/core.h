@@ -6,7 +6,7 @@ namespace openglm {
 
 constexpr int kBlockRows = 16;  // output rows that stand together; see packing.py
 
-enum class Kind : int32_t { kInt4, kInt8, kBf16, kF32 };
+enum class Kind : int32_t { kInt4, kInt8, kBf16, kF32, kF16 };
 
 // A weight (N, K), packed; columns are filled up to `columns`.
 struct Matrix {
@@ -24,7 +24,7 @@ struct Matrix {
     int64_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }
     // Bytes of one block of rows.
     int64_t stride() const {
-        constexpr int64_t eighths[] = {64, 128, 256, 512};
+        constexpr int64_t eighths[] = {64, 128, 256, 512, 256};
         return columns * eighths[(int)kind] / 8;
     }
 };

@@ -232,6 +232,27 @@ void bf16_tile(const Matrix& w, const Activations& x, int64_t block, int64_t row
     tile.write(w, block, y + row * stride, stride);
 }
 
+// Half-precision weights and activations as they are; 64 bytes have two columns of 16 rows.
+template <int M, int B, bool kAhead>
+void f16_tile(const Matrix& w, const Activations& x, int64_t block, int64_t row, float* y, int64_t stride) {
+    const int64_t block_bytes = w.stride();
+    const uint8_t* weights = w.values + block * block_bytes;
+    const float* act = x.f32 + row * x.columns;
+    Tile<M, B> tile;
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < w.columns; k++, weights += 32) {
+        Simd::F column[B];
+        for (int b = 0; b < B; b++) {
+            column[b] = Simd::halfs((const uint16_t*)(weights + b * block_bytes));
+            if (kAhead && !(k & 1)) Simd::prefetch(weights + b * block_bytes + kPrefetchBytes);
+        }
+#pragma GCC unroll 8
+        for (int m = 0; m < M; m++)
+            for (int b = 0; b < B; b++) tile.value[m][b] = Simd::fma(column[b], Simd::set(act[m * x.columns + k]), tile.value[m][b]);
+    }
+    tile.write(w, block, y + row * stride, stride);
+}
+
 template <int M, int B, bool kAhead>
 void f32_tile(const Matrix& w, const Activations& x, int64_t block, int64_t row, float* y, int64_t stride) {
     const int64_t block_bytes = w.stride();
@@ -258,6 +279,8 @@ template <Kind kKind, bool kExact, int M, int B, bool kAhead>
 void any_tile(const Matrix& w, const Activations& x, int64_t block, int64_t row, float* y, int64_t stride) {
     if constexpr (kKind == Kind::kBf16)
         bf16_tile<M, B, kAhead>(w, x, block, row, y, stride);
+    else if constexpr (kKind == Kind::kF16)
+        f16_tile<M, B, kAhead>(w, x, block, row, y, stride);
     else if constexpr (kKind == Kind::kF32)
         f32_tile<M, B, kAhead>(w, x, block, row, y, stride);
     else if constexpr (kExact)
@@ -296,6 +319,7 @@ void linear(const Matrix& w, const Activations& x, int64_t first, int64_t last, 
         case Kind::kInt8: return (w.exact ? blocks<Kind::kInt8, true> : blocks<Kind::kInt8, false>)(w, x, first, last, y, stride);
         case Kind::kBf16: return blocks<Kind::kBf16, true>(w, x, first, last, y, stride);
         case Kind::kF32: return blocks<Kind::kF32, true>(w, x, first, last, y, stride);
+        case Kind::kF16: return blocks<Kind::kF16, true>(w, x, first, last, y, stride);
     }
 }
 

@@ -5,6 +5,8 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -100,14 +102,14 @@ class Linear {
 
     Activations prepare(const float* x, int64_t rows) const {
         thread_local std::vector<uint8_t> memory;
-        const bool floats = kind_ == Kind::kF32 || (exact_ && kind_ != Kind::kBf16);
+        const bool floats = kind_ == Kind::kF32 || kind_ == Kind::kF16 || (exact_ && kind_ != Kind::kBf16);
         const int64_t groups = columns_ / group_, width = floats ? 4 : kind_ == Kind::kBf16 ? 2 : 1;
         uint8_t* base = scratch(memory, rows * (columns_ * width + groups * 8) + 64);
         base += -(uintptr_t)base & 63;
         Activations act{rows, columns_, group_, (int8_t*)base, nullptr, nullptr, (uint16_t*)base, (float*)base};
         act.scale = (float*)(base + rows * columns_ * width);
         act.sum = (int32_t*)(act.scale + rows * groups);
-        if (kind_ == Kind::kF32 && inputs_ == columns_) {
+        if ((kind_ == Kind::kF32 || kind_ == Kind::kF16) && inputs_ == columns_) {
             act.f32 = const_cast<float*>(x);  // as it is
             return act;
         }
@@ -121,6 +123,22 @@ class Linear {
     std::vector<Matrix> parts_;
     std::vector<int64_t> first_, offset_;
 };
+
+// Reads `bytes` with all threads; the sum of their 64-bit words, which nobody needs.
+uint64_t stream(uintptr_t address, int64_t bytes) {
+    constexpr int64_t kPiece = 1 << 20;
+    std::atomic<uint64_t> sum{0};
+    pool().run(bytes / kPiece, [&](int64_t piece) {
+        const uint64_t* words = at<const uint64_t>(address) + piece * kPiece / 8;
+        uint64_t parts[8] = {};
+        for (int64_t i = 0; i < kPiece / 8; i += 8) {
+            __builtin_prefetch(words + i + 512);
+            for (int j = 0; j < 8; j++) parts[j] += words[i + j];
+        }
+        for (uint64_t part : parts) sum += part;
+    });
+    return sum;
+}
 
 void rms_norm(uintptr_t x, uintptr_t weight, float eps, uintptr_t out, int64_t rows, int64_t width) {
     over_rows(rows, width, [&](int64_t first, int64_t last) {
@@ -290,6 +308,7 @@ NB_MODULE(_native, m) {
     m.def("use", &use, "Chooses one of `variants`; ValueError for any other.");
     m.def("set_num_threads", &set_num_threads, "Threads of the pool, the caller included.");
     m.def("num_threads", [] { return pool().size(); }, "Threads of the pool, the caller included.");
+    m.def("stream", &stream, "Reads memory with all threads, for measuring its bandwidth.");
     m.def("rms_norm", &rms_norm);
     m.def("layer_norm", &layer_norm);
     m.def("activate", &activate);
