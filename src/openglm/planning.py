@@ -108,6 +108,7 @@ def plan_inference(
     device: Device = "cpu",
     num_devices: int = 1,
     available: float | None = None,
+    is_compiled: bool = True,
 ) -> Plan:
     """The memory of generating.
 
@@ -119,6 +120,7 @@ def plan_inference(
         device: where the model runs.
         num_devices: tensor-parallel degree; attention heads are shared out.
         available: bytes of each device.
+        is_compiled: integer weights are read as they are; plain torch makes floats of some rows.
 
     Raises:
         UsageError: unknown dtype, too long a context, a degree that does not divide the heads.
@@ -152,7 +154,7 @@ def plan_inference(
         ),
         _libraries(device),
     ]
-    if is_quantized:
+    if is_quantized and not is_compiled:
         row = max(config.hidden_size, config.intermediate_size)
         size = ROWS_AT_ONCE * row * (1 + 2 * width) + (KEPT_FREED_BYTES if device == "cpu" else 0)
         why = f"{ROWS_AT_ONCE:,} rows as integers and floats, and what is kept of freed ones"

@@ -79,6 +79,7 @@ def _check_memory(model: str, dtype: str, device: str, context: int, batch_size:
     from openglm.cli.architecture import find_architecture
     from openglm.cli.output import size
     from openglm.errors import UsageError
+    from openglm.kernels.cpu import why_not
     from openglm.loading import pick_device
     from openglm.planning import plan_inference
     from openglm.process import available_bytes
@@ -88,7 +89,7 @@ def _check_memory(model: str, dtype: str, device: str, context: int, batch_size:
         return
     config, origin = find_architecture(model)
     chosen = origin.get("quantization", "float32") if dtype == "auto" else dtype
-    plan = plan_inference(config, chosen, context, batch_size, "cpu", 1, room)
+    plan = plan_inference(config, chosen, context, batch_size, "cpu", 1, room, why_not() is None)
     if not plan.fits:
         raise UsageError(
             f"{model} in {chosen} needs {size(plan.total)}; {size(room)} are free here",

@@ -45,6 +45,7 @@ def plan(
     from openglm.cli.architecture import find_architecture
     from openglm.cli.output import print_json
     from openglm.errors import UsageError
+    from openglm.kernels.cpu import why_not
     from openglm.planning import Gpus, plan_inference, plan_training
     from openglm.process import available_bytes
 
@@ -56,7 +57,8 @@ def plan(
     floats = "float32" if cards is None else "bfloat16"
     chosen = dtype or origin.get("quantization") or floats
     if train is None:
-        found = plan_inference(config, chosen, context, batch, device, count, room)
+        is_compiled = device == "gpu" or why_not() is None
+        found = plan_inference(config, chosen, context, batch, device, count, room, is_compiled)
     elif count > 1:
         raise UsageError("--train is planned for one device", hint="leave out the number of GPUs")
     elif train == "full" and (dtype or "quantization" in origin):

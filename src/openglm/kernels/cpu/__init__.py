@@ -12,8 +12,6 @@ from functools import cache
 from importlib import import_module
 from types import ModuleType
 
-import torch
-
 from openglm.errors import KernelUnavailable
 
 VARIABLE = "OPENGLM_KERNELS"
@@ -41,7 +39,9 @@ def module() -> ModuleType | None:
         return None
     if wanted:
         built.use(wanted)
-    built.set_num_threads(torch.get_num_threads())
+    from torch import get_num_threads  # here: `glm plan` asks without waiting for torch
+
+    built.set_num_threads(get_num_threads())
     return built
 
 

@@ -23,7 +23,9 @@ namespace {
 
 std::vector<const Ops*> supported() {
     std::vector<const Ops*> found;
-#if defined(__x86_64__)
+#if defined(OPENGLM_EMULATE)
+    found = {ops_avx512_bf16(), ops_avx512_vnni(), ops_avx2()};
+#elif defined(__x86_64__)
     __builtin_cpu_init();
     const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");

@@ -1,7 +1,9 @@
 // Sixteen 32-bit lanes in one AVX-512 register. Needs F, BW, VL, DQ and VNNI (Ice Lake, Zen 4 and later); products of bf16
 // have an instruction of their own where the file is compiled with BF16 (Zen 4, Sapphire Rapids and later).
 #pragma once
+#ifndef OPENGLM_EMULATED  // dev/emulate_avx512.h has come first
 #include <immintrin.h>
+#endif
 
 #include <cstdint>
 #include <cstring>

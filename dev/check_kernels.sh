@@ -1,0 +1,17 @@
+#!/bin/sh
+# Builds the CPU kernels with AddressSanitizer and UndefinedBehaviorSanitizer, and with AVX-512 emulated where the processor lacks it,
+# and runs their tests on that build. Needs g++, cmake, ninja and an environment with openglm[dev] and nanobind.
+#
+#     dev/check_kernels.sh [PYTHON]
+set -eu
+cd "$(dirname "$0")/.."
+python=${1:-.venv/bin/python}
+build=build/check
+grep -q avx512_bf16 /proc/cpuinfo && emulate=OFF || emulate=ON
+cmake -S . -B $build -G Ninja -DPython_EXECUTABLE="$($python -c 'import sys; print(sys.executable)')" \
+    -DOPENGLM_SANITIZE=ON -DOPENGLM_EMULATE=$emulate >/dev/null
+cmake --build $build
+# Python itself leaks on purpose; what the kernels allocate lives as long as the process.
+export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
+export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)"
+exec $python -m pytest -q -p no:cacheprovider tests/property/test_cpu_kernels.py tests/unit/test_paged_attention.py
