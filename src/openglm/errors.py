@@ -9,7 +9,8 @@
     ├── RequestError             7   a generation request that cannot be honoured
     ├── TrainingStopped          8   the watchdog ended a run
     ├── VerificationError        9   recorded numbers were not reproduced
-    └── DownloadError           10   files of a hub or a folder that cannot be had or trusted
+    ├── DownloadError           10   files of a hub or a folder that cannot be had or trusted
+    └── NumericalError          11   a network gave NaN or infinity instead of numbers
 
 Messages say what was wrong, name the value, say what is allowed and, in `hint`, what to do.
 """
@@ -99,6 +100,12 @@ class DownloadError(OpenGLMError):
     """Files that a hub or a folder does not have, does not give, or gives wrongly."""
 
     exit_code = 10
+
+
+class NumericalError(OpenGLMError):
+    """A network gave NaN or infinity, from which nothing can be chosen."""
+
+    exit_code = 11
 
 
 def suggest(name: str, known: Iterable[str], aliases: Iterable[str] = ()) -> str:

@@ -22,6 +22,7 @@ from openglm.config import ModelConfig
 from openglm.engine.conventions import convention
 from openglm.engine.fill import Filler, Step
 from openglm.engine.implied import implied_mask, implied_positions
+from openglm.engine.params import LARGEST_PENALTY, SamplingParams
 from openglm.engine.prompt import (
     Prompt,
     blank_prompt,
@@ -29,7 +30,6 @@ from openglm.engine.prompt import (
     check_text,
     continuation_prompt,
 )
-from openglm.engine.sampling import LARGEST_PENALTY, SamplingParams
 from openglm.engine.score import ScoringPrompt, score_choices, scoring_prompt
 from openglm.engine.text_stream import TextStream
 from openglm.errors import RequestError, TokenizerError

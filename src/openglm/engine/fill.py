@@ -10,7 +10,9 @@ at the end.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import copy
+import dataclasses
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +20,9 @@ import torch
 from openglm.config import ModelConfig
 from openglm.engine.beam import BeamSettings, beam_search
 from openglm.engine.decoder import Decoder
+from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import Prompt
-from openglm.engine.sampling import Sampler, SamplingParams
+from openglm.engine.sampling import Rule, Sampler, likeliest
 from openglm.errors import RequestError
 from openglm.model import Transformer
 
@@ -33,12 +36,14 @@ class Step:
         token: the token; None for the end.
         log_probability: of the token (of the end token where there was one), under the model.
         finish_reason: "stop" or "length" at the end of a blank, else None.
+        top: ids and log-probabilities of the likeliest tokens, if they were asked for.
     """
 
     blank: int
     token: int | None
     log_probability: float
     finish_reason: str | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Filler:
@@ -49,6 +54,7 @@ class Filler:
         prompt: the context.
         params: sampling settings.
         banned_ids: tokens that are only chosen if they end a blank.
+        rules: see `Sampler`.
 
     Raises:
         RequestError: the context or a blank does not fit the model's positions, or beam search for
@@ -61,6 +67,7 @@ class Filler:
         prompt: Prompt,
         params: SamplingParams,
         banned_ids: Collection[int] = (),
+        rules: Sequence[Rule] = (),
     ) -> None:
         room = self.room(model.config, prompt)
         if params.num_beams > 1 and prompt.beams is None:
@@ -82,8 +89,28 @@ class Filler:
         self.params = params
         self.prompt = prompt
         self.banned = sorted(set(banned_ids) - prompt.end_ids)
-        self.sampler = Sampler(params, sorted(prompt.end_ids), self.banned)
+        self.sampler = Sampler(params, sorted(prompt.end_ids), self.banned, rules)
         self.decoder = self._read(prompt.context_ids)
+        self.is_blank_over = False
+
+    def fork(self, index: int) -> Filler:
+        """A filler of its own that has read the same context, before anything is written.
+
+        Args:
+            index: added to the seed, as vLLM does; 0 writes what this one would.
+        """
+        other = copy.copy(self)
+        seed = (self.sampler.seed + index) % 2**64
+        params = dataclasses.replace(self.params, seed=seed)
+        sampler = self.sampler
+        other.sampler = Sampler(params, sampler.end_ids, sampler.banned_ids, sampler.rules)
+        other.decoder = copy.copy(self.decoder)
+        other.decoder.cache = self.decoder.cache.copy()
+        return other
+
+    def end_blank(self) -> None:
+        """Ends the present blank behind the token that `run` gave last: a stop string was found."""
+        self.is_blank_over = True
 
     @staticmethod
     def room(config: ModelConfig, prompt: Prompt) -> int:
@@ -146,16 +173,19 @@ class Filler:
         last = self.prompt.first_id
         while len(blank) < self.params.max_tokens:
             logits = self.decoder.feed_blank([last], position, len(blank) + 1, counts_on)[-1]
-            token, log_probability = self.sampler.choose(logits, blank)
-            if token in self.prompt.end_ids:
-                yield Step(index, None, log_probability, "stop")
+            choice = self.sampler.choose(logits, blank)
+            if choice.token in self.prompt.end_ids:
+                yield Step(index, None, choice.log_probability, "stop")
                 return
-            blank.append(token)
-            last = token
-            yield Step(index, token, log_probability)
+            last = choice.token
+            blank.append(last)
+            yield Step(index, last, choice.log_probability, top=choice.top)
+            if self.is_blank_over:
+                break
         if self.prompt.style == "grow":  # later blanks see it too
             self.decoder.feed_blank([last], position, len(blank) + 1, counts_on)
-        yield Step(index, None, 0.0, "length")
+        yield Step(index, None, 0.0, "stop" if self.is_blank_over else "length")
+        self.is_blank_over = False
 
     def _beam(self, index: int, position: int, counts_on: bool) -> Iterator[Step]:
         before = self.decoder.cache
@@ -169,7 +199,8 @@ class Filler:
         logits = self.decoder.feed_blank(tokens, position, 1, counts_on)
         log_probabilities = torch.log_softmax(logits, dim=-1)
         for place, token in enumerate(best.tokens):
-            yield Step(index, token, float(log_probabilities[place, token]))
+            row = log_probabilities[place]
+            yield Step(index, token, float(row[token]), top=likeliest(row, self.params.logprobs))
         full = len(best.tokens) == self.params.max_tokens
         yield Step(index, None, 0.0, "length" if full else "stop")
 
