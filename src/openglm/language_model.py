@@ -9,7 +9,6 @@ for piece in model.stream("Once upon a time"):
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -19,8 +18,10 @@ from torch import Tensor
 
 from openglm.chat import Message, as_messages, prompt_ids, read_reply
 from openglm.config import ModelConfig
+from openglm.engine.bad_words import BadWords
+from openglm.engine.constraint import GrammarCompiler
 from openglm.engine.conventions import convention
-from openglm.engine.fill import Filler, Step
+from openglm.engine.fill import Filler
 from openglm.engine.implied import implied_mask, implied_positions
 from openglm.engine.params import LARGEST_PENALTY, SamplingParams
 from openglm.engine.prompt import (
@@ -30,14 +31,15 @@ from openglm.engine.prompt import (
     check_text,
     continuation_prompt,
 )
+from openglm.engine.sampling import Rule
 from openglm.engine.score import ScoringPrompt, score_choices, scoring_prompt
-from openglm.engine.text_stream import TextStream
 from openglm.errors import RequestError, TokenizerError
 from openglm.model import Transformer
 from openglm.nn.cache import KVCache
 from openglm.nn.masks import MaskSpec
 from openglm.results import Blank, ChatReply, ChoiceScore, Completion, Filled, Piece
 from openglm.tokenizers import Tokenizer
+from openglm.writing import Writer
 
 Messages = Sequence[Message | Mapping[str, Any]] | str
 
@@ -112,12 +114,11 @@ class LanguageModel:
             RequestError: no blank, too long a text, or an unknown or impossible option.
         """
         prompt = blank_prompt(self.tokenizer, text)
-        filler = self._filler(prompt, FILL_DEFAULTS, sampling)
-        blanks = self._collect(prompt, filler)
-        out = prompt.fragments[0]
-        for blank, fragment in zip(blanks, prompt.fragments[1:], strict=True):
-            out += blank.text + fragment
-        return Filled(out, blanks, prompt.fragments, filler.sampler.seed)
+        done = [
+            Filled(_filled_text(prompt, blanks), blanks, prompt.fragments, seed)
+            for blanks, seed in self._writer.results(self._filler(prompt, FILL_DEFAULTS, sampling))
+        ]
+        return dataclasses.replace(done[0], others=tuple(done[1:]))
 
     def generate(self, prompt: str, **sampling: Any) -> Completion:
         """Continues `prompt`.
@@ -127,15 +128,20 @@ class LanguageModel:
             **sampling: see `SamplingParams`; the official defaults of each model.
         """
         built = continuation_prompt(self.tokenizer, prompt)
-        filler = self._filler(built, self._generate_defaults, sampling)
-        (blank,) = self._collect(built, filler)
-        return Completion(
-            blank.text,
-            blank.token_ids,
-            blank.log_probability,
-            blank.finish_reason,
-            filler.sampler.seed,
-        )
+        done = [
+            Completion(
+                blank.text,
+                blank.token_ids,
+                blank.log_probability,
+                blank.finish_reason,
+                seed,
+                blank.logprobs,
+            )
+            for (blank,), seed in self._writer.results(
+                self._filler(built, self._generate_defaults, sampling)
+            )
+        ]
+        return dataclasses.replace(done[0], others=tuple(done[1:]))
 
     def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
         """Like `generate`, as pieces of text; never half a character.
@@ -159,18 +165,22 @@ class LanguageModel:
         """
         asked = as_messages(messages)
         filler = self._chat_filler(asked, sampling)
-        steps = list(filler.run())
-        ids = [step.token for step in steps if step.token is not None]
-        reply = read_reply(self.tokenizer.kind, self.tokenizer.decode(ids, special=True), asked)
-        return ChatReply(
-            reply.content,
-            reply.messages,
-            reply.tool,
-            reply.arguments,
-            ids,
-            steps[-1].finish_reason or "stop",
-            filler.sampler.seed,
-        )
+        done = []
+        for (blank,), seed in self._writer.results(filler, special=True):
+            reply = read_reply(self.tokenizer.kind, blank.text, asked)
+            done.append(
+                ChatReply(
+                    reply.content,
+                    reply.messages,
+                    reply.tool,
+                    reply.arguments,
+                    blank.token_ids,
+                    blank.finish_reason,
+                    seed,
+                    blank.logprobs,
+                )
+            )
+        return dataclasses.replace(done[0], others=tuple(done[1:]))
 
     def stream_chat(self, messages: Messages, **sampling: Any) -> Iterator[str]:
         """Like `chat`, as pieces of the text as the model writes it."""
@@ -308,7 +318,17 @@ class LanguageModel:
             room = Filler.room(self.config, prompt)
             sampling = {"max_tokens": max(1, min(defaults.max_tokens, room))} | sampling
         params = SamplingParams.make(_beam_defaults(defaults, sampling), sampling)
-        return Filler(self.network, prompt, params, self._banned_ids)
+        rules = self._rules(params, prompt.end_ids)
+        return Filler(self.network, prompt, params, self._banned_ids, rules)
+
+    @cached_property
+    def _writer(self) -> Writer:
+        return Writer(self.tokenizer)
+
+    @cached_property
+    def _compilers(self) -> dict[frozenset[int], GrammarCompiler]:
+        """By the tokens that end a text."""
+        return {}
 
     @cached_property
     def _banned_ids(self) -> frozenset[int]:
@@ -316,28 +336,35 @@ class LanguageModel:
         spoken = self.tokenizer.text_ids | self.tokenizer.special.spoken_ids
         return frozenset(range(self.config.vocab_size)) - spoken
 
-    def _collect(self, prompt: Prompt, filler: Filler) -> list[Blank]:
-        steps: list[list[Step]] = [[] for _ in prompt.mask_positions]
-        for step in filler.run():
-            steps[step.blank].append(step)
-        return [self._blank(events) for events in steps]
-
-    def _blank(self, events: list[Step]) -> Blank:
-        tokens = [step for step in events if step.token is not None]
-        ids = [step.token for step in tokens if step.token is not None]
-        mean = math.fsum(s.log_probability for s in tokens) / len(tokens) if tokens else math.nan
-        return Blank(self.tokenizer.decode(ids), ids, mean, events[-1].finish_reason or "stop")
+    def _rules(self, params: SamplingParams, end_ids: frozenset[int]) -> list[Rule]:
+        """The rules of a request that need the tokenizer."""
+        size = self.config.vocab_size
+        for token in dict(params.logit_bias):
+            if token >= size:
+                raise RequestError(f"logit_bias names id {token}; this model has {size} tokens")
+        rules: list[Rule] = []
+        if params.bad_words:
+            rules.append(BadWords(params.bad_words, self._writer.spellings))
+        if params.constraint is not None:
+            if end_ids not in self._compilers:
+                self._compilers[end_ids] = GrammarCompiler(self.tokenizer, size, end_ids)
+            rules.append(self._compilers[end_ids].compile(*params.constraint))
+        return rules
 
     def _stream(self, filler: Filler) -> Iterator[Piece]:
-        text = TextStream(self.tokenizer)
-        for step in filler.run():
-            if step.token is None:
-                piece = text.finish()
-                text = TextStream(self.tokenizer)
-            else:
-                piece = text.push(step.token)
-            if piece:
-                yield Piece(step.blank, piece)
+        """The text as it comes; a stream has one result and nothing but its text.
+
+        Raises:
+            RequestError: several results or log-probabilities were asked for.
+        """
+        for name, off in (("n", 1), ("best_of", None), ("logprobs", None)):
+            value = getattr(filler.params, name)
+            if value != off:
+                raise RequestError(
+                    f"{name}={value}: a stream gives the text of one result",
+                    hint="use fill, generate or chat for it",
+                )
+        return (Piece(step.blank, piece) for step, piece, _ in self._writer.steps(filler) if piece)
 
     def _check_choices(
         self, choices: Sequence[str], ids: list[list[int]], prompt: ScoringPrompt
@@ -365,6 +392,12 @@ class LanguageModel:
                 f"{name} has values from {int(values.min())} to {int(values.max())}; "
                 f"this model takes 0 to {bound - 1}"
             )
+
+
+def _filled_text(prompt: Prompt, blanks: list[Blank]) -> str:
+    """The text around the blanks, and what was filled in."""
+    texts = [*(blank.text for blank in blanks), ""]
+    return "".join(a + b for a, b in zip(prompt.fragments, texts, strict=True))
 
 
 def _beam_defaults(defaults: SamplingParams, sampling: dict[str, Any]) -> SamplingParams:

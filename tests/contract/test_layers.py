@@ -30,6 +30,7 @@ LAYERS = {
     "data": 5,
     "engine": 5,
     "results": 5,
+    "writing": 6,
     "language_model": 6,
     "benchmark": 6,
     "loading": 6,
@@ -54,6 +55,7 @@ SIBLINGS = {
     ("adapters", "checkpoints"),
     ("checkpoints", "chat"),  # GGUF files hold the chat template
     ("checkpoints", "quant"),
+    ("language_model", "writing"),
     ("loading", "language_model"),
     ("verification", "language_model"),
 }

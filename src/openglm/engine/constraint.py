@@ -56,9 +56,7 @@ class GrammarCompiler:
             stop_token_ids=sorted(end_ids),
         )
         self.drops_space = drops_space(tokenizer, spellings)
-        self.compiler = xgrammar.GrammarCompiler(
-            info, max_threads=1, cache_limit_bytes=CACHE_BYTES
-        )
+        self.compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE_BYTES)
 
     def compile(self, kind: str, value: Any) -> Constraint:
         """A rule for one request.

@@ -40,7 +40,7 @@ def penalise_repeats(
     """
     if not written or (repetition, presence, frequency) == (1.0, 0.0, 0.0):
         return
-    seen, counts = torch.tensor(written).unique(return_counts=True)
+    seen, counts = torch.unique(torch.tensor(written), return_counts=True)
     old = scores[seen]
     old = torch.where(old > 0, old / repetition, old * repetition)
     scores[seen] = old - counts * frequency - presence
