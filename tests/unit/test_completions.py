@@ -114,7 +114,9 @@ def test_logprobs_are_those_of_the_model(beams, model):
         assert values[0] >= record.log_probability
         if record.token_id in [other.token_id for other in record.top]:
             assert record.log_probability in values
-    assert b"".join(record.bytes for record in blank.logprobs).decode(errors="replace") == blank.text
+    assert (
+        b"".join(record.bytes for record in blank.logprobs).decode(errors="replace") == blank.text
+    )
 
 
 def test_logprobs_of_half_a_character(mini):
@@ -157,7 +159,7 @@ def test_later_blanks_see_what_was_written_before_a_stop(model):
 def test_bad_words_are_not_written_however_they_are_cut(model):
     """The model writes a bad word with other tokens than our own cut of it."""
     options = {"temperature": 3.0, "max_tokens": 60, "top_k": 0}
-    words = ["e", "th", "\ufffd"[:0] or "at"]
+    words = ["e", "th", "at"]
     for seed in range(8):
         text = model.generate("the cat", seed=seed, bad_words=words, **options).text
         assert not any(word in text for word in words)

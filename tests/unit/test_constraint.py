@@ -239,8 +239,9 @@ def test_settings_that_exclude_the_grammar_are_an_error(model):
         model.fill("a [MASK]", regex="abc", bad_words=["a"])
 
 
-def test_without_xgrammar_the_extra_is_named(model, monkeypatch):
+def test_without_xgrammar_the_extra_is_named(mini, monkeypatch):
     """The user sees an ImportError and does not know what to install."""
+    model = LanguageModel(random_model(tiny_config(vocab_size=ROWS)), mini, "random")
     monkeypatch.setitem(sys.modules, "xgrammar", None)
     with pytest.raises(RequestError, match="xgrammar") as caught:
         model.fill("a [MASK]", regex="a")

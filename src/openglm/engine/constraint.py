@@ -47,7 +47,7 @@ class GrammarCompiler:
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_ids: Collection[int]) -> None:
-        xgrammar = _import_xgrammar()
+        self.xgrammar = xgrammar = _import_xgrammar()
         spellings = tokenizer.spellings()
         info = xgrammar.TokenizerInfo(
             [b"" if token in end_ids else spelling for token, spelling in enumerate(spellings)],
@@ -56,6 +56,7 @@ class GrammarCompiler:
             stop_token_ids=sorted(end_ids),
         )
         self.drops_space = drops_space(tokenizer, spellings)
+        self.not_first = _keeping_space(tokenizer, spellings) if self.drops_space else []
         self.compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE_BYTES)
 
     def compile(self, kind: str, value: Any) -> Constraint:
@@ -85,10 +86,11 @@ class GrammarCompiler:
             )
         if isinstance(outcome[0], Exception):
             raise RequestError(f"{kind} is not understood: {_reason(outcome[0])}") from outcome[0]
-        return Constraint(outcome[0])
+        matcher = self.xgrammar.GrammarMatcher(outcome[0])
+        return Constraint(matcher, self.not_first)
 
     def _compile(self, kind: str, value: Any, outcome: list[Any]) -> None:
-        grammar = _import_xgrammar().Grammar
+        grammar = self.xgrammar.Grammar
         try:
             if kind == "json_schema":
                 made = grammar.from_json_schema(value, max_whitespace_cnt=MOST_BLANKS)
@@ -109,18 +111,20 @@ class Constraint:
     """A rule of a `Sampler`: nothing can be written that the grammar does not allow.
 
     Args:
-        compiled: xgrammar's grammar.
+        matcher: xgrammar's automaton.
+        not_first: tokens that no text may begin with.
     """
 
-    def __init__(self, compiled: Any) -> None:
-        self.matcher = _import_xgrammar().GrammarMatcher(compiled)
+    def __init__(self, matcher: Any, not_first: Sequence[int] = ()) -> None:
+        self.matcher = matcher
+        self.not_first = list(not_first)
         self.taken: list[int] = []
 
     def __call__(self, scores: Tensor, blank: Sequence[int]) -> None:
         """See `openglm.engine.sampling.Rule`; any blank may follow any other, drafts too."""
         start = time.monotonic()
         self._go_to(blank)
-        bits = _import_xgrammar().allocate_token_bitmask(1, len(scores))  # (1, V / 32) int32
+        bits = torch.zeros(1, -(-len(scores) // 32), dtype=torch.int32)  # (1, V / 32)
         self.matcher.fill_next_token_bitmask(bits)
         if time.monotonic() - start > STEP_SECONDS:
             raise RequestError(
@@ -130,6 +134,8 @@ class Constraint:
         shifts = torch.arange(32, dtype=torch.int32)
         allowed = (bits[0, :, None] >> shifts & 1).flatten()[: len(scores)].bool()
         scores.masked_fill_(~allowed, -torch.inf)
+        if not blank:
+            scores[self.not_first] = -torch.inf
 
     def _go_to(self, blank: Sequence[int]) -> None:
         """Brings the automaton behind the tokens of `blank`."""
@@ -150,6 +156,12 @@ def drops_space(tokenizer: Tokenizer, spellings: Sequence[bytes]) -> bool:
     words = (i for i, s in enumerate(spellings) if s[:1] == b" " and s[1:].isalpha())
     first = next(words, None)
     return first is not None and not tokenizer.decode([first]).startswith(" ")
+
+
+def _keeping_space(tokenizer: Tokenizer, spellings: Sequence[bytes]) -> list[int]:
+    """Tokens whose space is not dropped, unlike that of most: ChatGLM-6B's for runs of spaces."""
+    spaced = (i for i, spelling in enumerate(spellings) if spelling[:1] == b" ")
+    return [i for i in spaced if tokenizer.decode([i]).startswith(spellings[i].decode())]
 
 
 def _import_xgrammar() -> Any:
