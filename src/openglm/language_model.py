@@ -362,7 +362,7 @@ class LanguageModel:
             if value != off:
                 raise RequestError(
                     f"{name}={value}: a stream gives the text of one result",
-                    hint="use fill, generate or chat for it",
+                    hint="ask without streaming; on the command line, with --json",
                 )
         return (Piece(step.blank, piece) for step, piece, _ in self._writer.steps(filler) if piece)
 
