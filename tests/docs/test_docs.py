@@ -24,6 +24,7 @@ RUN_IN_FULL = (
     "docs/download.md",
     "docs/gguf.md",
     "docs/memory.md",
+    "docs/sampling.md",
 )
 
 
