@@ -17,10 +17,10 @@ import pytest
 import openglm
 from openglm.engine.engine import Engine
 from openglm.engine.fill import Filler
+from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import Prompt, causal_prompt
 from openglm.engine.request import Request
-from openglm.engine.sampling import SamplingParams
-from openglm.engine.writer import Step, room
+from openglm.engine.writer import Asked, Step, room
 from openglm.language_model import LanguageModel
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -36,8 +36,6 @@ GROW = ("glm/hf",)
 FAMILIES = (*CAUSAL, *REFEED, *GROW)
 PAGE = 32
 MOST_STEPS = 5000
-
-Asked = tuple[Prompt, SamplingParams]
 
 
 @cache
@@ -83,19 +81,26 @@ def random_params(name: str, prompt: Prompt, rng: random.Random) -> SamplingPara
     return SamplingParams(
         max_tokens=rng.randint(1, most),
         repetition_penalty=rng.choice([1.0, 1.2]),
+        frequency_penalty=rng.choice([0.0, 0.5]),
+        logit_bias={rng.randrange(3, 90): 2.0},
         **(sampled if rng.random() < 0.7 else {}),
     )
 
 
 def random_asked(name: str, rng: random.Random) -> Asked:
-    """A prompt with its settings."""
+    """A prompt with its settings, and sometimes with an end as that of a stop string."""
     prompt = random_prompt(name, rng)
-    return prompt, random_params(name, prompt, rng)
+    divisor = rng.choice([4, 9])
+    ends = rng.choice([None, lambda blank: sum(blank[-2:]) % divisor == 0])
+    return Asked(prompt, random_params(name, prompt, rng), (), ends)
 
 
-def alone(name: str, asked: Asked, prefix: str | None = None) -> list[Step]:
+def alone(
+    name: str, asked: Asked | tuple[Prompt, SamplingParams], prefix: str | None = None
+) -> list[Step]:
     """What the same request writes with a cache of its own."""
-    return list(Filler(load(name, prefix).network, *asked).run())
+    prompt, params, *rest = asked
+    return list(Filler(load(name, prefix).network, prompt, params, (), *rest).run())
 
 
 def finish(engine: Engine) -> None:

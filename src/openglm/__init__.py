@@ -13,17 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from openglm.config import ModelConfig
+    from openglm.engine.params import SamplingParams
     from openglm.errors import OpenGLMError
     from openglm.language_model import LanguageModel
     from openglm.loading import load
 
 __version__ = "0.1.0"
-__all__ = ["LanguageModel", "ModelConfig", "OpenGLMError", "__version__", "load"]
+__all__ = [
+    "LanguageModel",
+    "ModelConfig",
+    "OpenGLMError",
+    "SamplingParams",
+    "__version__",
+    "load",
+]
 
 _LAZY = {
     "LanguageModel": "openglm.language_model",
     "ModelConfig": "openglm.config",
     "OpenGLMError": "openglm.errors",
+    "SamplingParams": "openglm.engine.params",
     "load": "openglm.loading",
 }
 

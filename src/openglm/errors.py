@@ -10,7 +10,8 @@
     ├── TrainingStopped          8   the watchdog ended a run
     ├── VerificationError        9   recorded numbers were not reproduced
     ├── DownloadError           10   files of a hub or a folder that cannot be had or trusted
-    └── KernelUnavailable       11   a kernel asked for by name that cannot run here
+    ├── KernelUnavailable       11   a kernel asked for by name that cannot run here
+    └── NumericalError          12   a network gave NaN or infinity instead of numbers
 
 Messages say what was wrong, name the value, say what is allowed and, in `hint`, what to do.
 """
@@ -106,6 +107,12 @@ class KernelUnavailable(OpenGLMError):
     """A kernel that was asked for by name, and is unknown or cannot run on this machine."""
 
     exit_code = 11
+
+
+class NumericalError(OpenGLMError):
+    """A network gave NaN or infinity, from which nothing can be chosen."""
+
+    exit_code = 12
 
 
 def suggest(name: str, known: Iterable[str], aliases: Iterable[str] = ()) -> str:

@@ -9,9 +9,9 @@ for piece in model.stream("Once upon a time"):
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from openglm.engine.conventions import convention
 from openglm.engine.engine import Engine, memory_for
 from openglm.engine.fill import Filler
 from openglm.engine.implied import implied_mask, implied_positions
+from openglm.engine.params import LARGEST_PENALTY, SamplingParams
 from openglm.engine.prompt import (
     Prompt,
     blank_prompt,
@@ -30,16 +31,18 @@ from openglm.engine.prompt import (
     check_text,
     continuation_prompt,
 )
-from openglm.engine.sampling import LARGEST_PENALTY, SamplingParams
+from openglm.engine.request import Request
+from openglm.engine.rule_book import RuleBook
+from openglm.engine.sampling import fresh_seed
 from openglm.engine.score import ScoringPrompt, score_choices, scoring_prompt
-from openglm.engine.text_stream import TextStream
-from openglm.engine.writer import Step, room
+from openglm.engine.writer import Asked, room
 from openglm.errors import RequestError, TokenizerError, suggest
 from openglm.model import Transformer
 from openglm.nn.cache import KVCache
 from openglm.nn.masks import MaskSpec
 from openglm.results import Blank, ChatReply, ChoiceScore, Completion, Filled, Piece
 from openglm.tokenizers import Tokenizer
+from openglm.transcript import Result, Transcriber, kept
 
 Messages = Sequence[Message | Mapping[str, Any]] | str
 
@@ -116,11 +119,11 @@ class LanguageModel:
         """
         filler = self._filler(text, "fill", sampling)
         prompt = filler.prompt
-        blanks = self._blanks(prompt, filler.run())
-        out = prompt.fragments[0]
-        for blank, fragment in zip(blanks, prompt.fragments[1:], strict=True):
-            out += blank.text + fragment
-        return Filled(out, blanks, prompt.fragments, filler.sampler.seed)
+        done = [
+            Filled(_filled_text(prompt, blanks), blanks, prompt.fragments, seed)
+            for blanks, seed in self._transcriber.results(filler)
+        ]
+        return dataclasses.replace(done[0], others=tuple(done[1:]))
 
     def generate(self, prompt: str, **sampling: Any) -> Completion:
         """Continues `prompt`.
@@ -129,8 +132,7 @@ class LanguageModel:
             prompt: plain text.
             **sampling: see `SamplingParams`; the official defaults of each model.
         """
-        filler = self._filler(prompt, "generate", sampling)
-        return self._completion(filler.run(), filler.sampler.seed)
+        return _completion(self._transcriber.results(self._filler(prompt, "generate", sampling)))
 
     def generate_batch(self, prompts: Sequence[str], **sampling: Any) -> list[Completion]:
         """Continues many texts together: what `generate` gives for each, in less time.
@@ -141,17 +143,21 @@ class LanguageModel:
         """
         if isinstance(prompts, str):
             raise RequestError(f"prompts={prompts!r} must be a list of texts", hint="use generate")
-        asked = [self.request(prompt, **sampling) for prompt in prompts]
+        every = [self._settle(prompt, "generate", sampling) for prompt in prompts]
+        asked = [self._one_each(*settled) for settled in every]
         if not asked:
             return []
-        engine = self.engine(memory_bytes=memory_for(self.network, asked))
-        requests = [engine.add(*request) for request in asked]
+        engine = self.engine(memory_bytes=memory_for(self.network, list(chain(*asked))))
+        groups = [[engine.add(*one) for one in several] for several in asked]
         while engine.has_work:
             engine.step()
-        for request in requests:
+        for request in chain(*groups):
             if request.error is not None:
                 raise request.error
-        return [self._completion(r.steps, r.writer.sampler.seed) for r in requests]
+        return [
+            _completion(kept([self._result(request) for request in group], params))
+            for group, (_, params) in zip(groups, every, strict=True)
+        ]
 
     def engine(self, **settings: Any) -> Engine:
         """An engine that many requests share, with memory of its own; see `Engine`.
@@ -161,21 +167,18 @@ class LanguageModel:
         """
         return Engine(self.network, banned_ids=self._banned_ids, **settings)
 
-    def request(
-        self, asked: Messages, task: str = "generate", **sampling: Any
-    ) -> tuple[Prompt, SamplingParams]:
-        """What `Engine.add` takes: the prompt as this model reads it, and its settings.
+    def request(self, asked: Messages, task: str = "generate", **sampling: Any) -> Asked:
+        """What `Engine.add` takes: the prompt as this model reads it, and how to go on.
+
+        Its rules remember where a text stands: each request needs some of its own.
 
         Args:
             asked: a text; for "chat" messages, or one question.
             task: "generate", "fill" or "chat".
             **sampling: as in the method of that name.
         """
-        prompt, defaults = self._lay_out(asked, task)
-        if "max_tokens" not in sampling:
-            most = room(self.config, prompt)
-            sampling = {"max_tokens": max(1, min(defaults.max_tokens, most))} | sampling
-        return prompt, SamplingParams.make(_beam_defaults(defaults, sampling), sampling)
+        prompt, params = self._settle(asked, task, sampling)
+        return self._rule_book.equip(prompt, params, special=task == "chat")
 
     def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
         """Like `generate`, as pieces of text; never half a character.
@@ -197,19 +200,23 @@ class LanguageModel:
             RequestError: not a chat model, or a conversation that it does not know.
         """
         asked = as_messages(messages)
-        filler = self._filler(asked, "chat", sampling)
-        steps = list(filler.run())
-        ids = [step.token for step in steps if step.token is not None]
-        reply = read_reply(self.tokenizer.kind, self.tokenizer.decode(ids, special=True), asked)
-        return ChatReply(
-            reply.content,
-            reply.messages,
-            reply.tool,
-            reply.arguments,
-            ids,
-            steps[-1].finish_reason or "stop",
-            filler.sampler.seed,
-        )
+        results = self._transcriber.results(self._filler(asked, "chat", sampling), special=True)
+        done = []
+        for (blank,), seed in results:
+            reply = read_reply(self.tokenizer.kind, blank.text, asked)
+            done.append(
+                ChatReply(
+                    reply.content,
+                    reply.messages,
+                    reply.tool,
+                    reply.arguments,
+                    blank.token_ids,
+                    blank.finish_reason,
+                    seed,
+                    blank.logprobs,
+                )
+            )
+        return dataclasses.replace(done[0], others=tuple(done[1:]))
 
     def stream_chat(self, messages: Messages, **sampling: Any) -> Iterator[str]:
         """Like `chat`, as pieces of the text as the model writes it."""
@@ -348,9 +355,38 @@ class LanguageModel:
             return prompt, dataclasses.replace(defaults, max_tokens=CHAT_TOKENS)
         raise RequestError(f"unknown task {task!r}", hint=suggest(task, TASKS))
 
+    def _settle(
+        self, asked: Messages, task: str, sampling: dict[str, Any]
+    ) -> tuple[Prompt, SamplingParams]:
+        """The prompt of a task and its settings, with a `max_tokens` that fits."""
+        prompt, defaults = self._lay_out(asked, task)
+        if "max_tokens" not in sampling:
+            most = room(self.config, prompt)
+            sampling = {"max_tokens": max(1, min(defaults.max_tokens, most))} | sampling
+        return prompt, SamplingParams.make(_beam_defaults(defaults, sampling), sampling)
+
+    def _one_each(self, prompt: Prompt, params: SamplingParams) -> list[Asked]:
+        """A request for each completion of a prompt: what the engine writes has one seed."""
+        seed = fresh_seed() if params.seed is None else params.seed
+        count = params.num_completions
+        return [self._rule_book.equip(prompt, params.nth(seed, index)) for index in range(count)]
+
     def _filler(self, asked: Messages, task: str, sampling: dict[str, Any]) -> Filler:
-        prompt, params = self.request(asked, task, **sampling)
-        return Filler(self.network, prompt, params, self._banned_ids)
+        prompt, params, rules, ends = self.request(asked, task, **sampling)
+        return Filler(self.network, prompt, params, self._banned_ids, rules, ends)
+
+    def _result(self, request: Request) -> Result:
+        """What a finished request has written."""
+        writer = request.writer
+        return self._transcriber.blanks(request.steps, writer.params), writer.sampler.seed
+
+    @cached_property
+    def _transcriber(self) -> Transcriber:
+        return Transcriber(self.tokenizer)
+
+    @cached_property
+    def _rule_book(self) -> RuleBook:
+        return RuleBook(self.tokenizer, self.config.vocab_size)
 
     @cached_property
     def _banned_ids(self) -> frozenset[int]:
@@ -358,34 +394,21 @@ class LanguageModel:
         spoken = self.tokenizer.text_ids | self.tokenizer.special.spoken_ids
         return frozenset(range(self.config.vocab_size)) - spoken
 
-    def _blanks(self, prompt: Prompt, events: Iterable[Step]) -> list[Blank]:
-        steps: list[list[Step]] = [[] for _ in prompt.mask_positions]
-        for step in events:
-            steps[step.blank].append(step)
-        return [self._blank(steps_of_one) for steps_of_one in steps]
-
-    def _completion(self, events: Iterable[Step], seed: int) -> Completion:
-        blank = self._blank(list(events))
-        return Completion(
-            blank.text, blank.token_ids, blank.log_probability, blank.finish_reason, seed
-        )
-
-    def _blank(self, events: list[Step]) -> Blank:
-        tokens = [step for step in events if step.token is not None]
-        ids = [step.token for step in tokens if step.token is not None]
-        mean = math.fsum(s.log_probability for s in tokens) / len(tokens) if tokens else math.nan
-        return Blank(self.tokenizer.decode(ids), ids, mean, events[-1].finish_reason or "stop")
-
     def _stream(self, filler: Filler) -> Iterator[Piece]:
-        text = TextStream(self.tokenizer)
-        for step in filler.run():
-            if step.token is None:
-                piece = text.finish()
-                text = TextStream(self.tokenizer)
-            else:
-                piece = text.push(step.token)
-            if piece:
-                yield Piece(step.blank, piece)
+        """The text as it comes; a stream has one result and nothing but its text.
+
+        Raises:
+            RequestError: several results or log-probabilities were asked for.
+        """
+        for name, off in (("n", 1), ("best_of", None), ("logprobs", None)):
+            value = getattr(filler.params, name)
+            if value != off:
+                raise RequestError(
+                    f"{name}={value}: a stream gives the text of one result",
+                    hint="ask without streaming; on the command line, with --json",
+                )
+        pieces = self._transcriber.pieces(filler.run(), filler.params)
+        return (Piece(step.blank, piece) for step, piece, _ in pieces if piece)
 
     def _check_choices(
         self, choices: Sequence[str], ids: list[list[int]], prompt: ScoringPrompt
@@ -413,6 +436,28 @@ class LanguageModel:
                 f"{name} has values from {int(values.min())} to {int(values.max())}; "
                 f"this model takes 0 to {bound - 1}"
             )
+
+
+def _completion(results: list[Result]) -> Completion:
+    """The first of the results of one prompt, with the others."""
+    done = [
+        Completion(
+            blank.text,
+            blank.token_ids,
+            blank.log_probability,
+            blank.finish_reason,
+            seed,
+            blank.logprobs,
+        )
+        for (blank,), seed in results
+    ]
+    return dataclasses.replace(done[0], others=tuple(done[1:]))
+
+
+def _filled_text(prompt: Prompt, blanks: list[Blank]) -> str:
+    """The text around the blanks, and what was filled in."""
+    texts = [*(blank.text for blank in blanks), ""]
+    return "".join(a + b for a, b in zip(prompt.fragments, texts, strict=True))
 
 
 def _beam_defaults(defaults: SamplingParams, sampling: dict[str, Any]) -> SamplingParams:

@@ -13,6 +13,7 @@ from openglm.cli.main import _run
 from openglm.config import ModelConfig
 from openglm.engine.engine import Engine, Statistics
 from openglm.engine.request import Event
+from openglm.engine.writer import Asked
 from openglm.language_model import LanguageModel
 from openglm.model import build
 
@@ -28,8 +29,21 @@ SAMPLING = {
     "--temperature",
     "--top-k",
     "--top-p",
+    "--min-p",
+    "--typical-p",
     "--repetition-penalty",
+    "--presence-penalty",
+    "--frequency-penalty",
     "--no-repeat-ngram-size",
+    "--stop",
+    "--bad-words",
+    "--json-schema",
+    "--regex",
+    "--grammar",
+    "--choice",
+    "--n",
+    "--best-of",
+    "--logprobs",
     "--min-tokens",
     "--max-tokens",
     "--num-beams",
@@ -92,6 +106,7 @@ def test_public_names() -> None:
         "LanguageModel",
         "ModelConfig",
         "OpenGLMError",
+        "SamplingParams",
         "__version__",
         "load",
     ]
@@ -139,7 +154,7 @@ def test_public_names_of_the_engine() -> None:
             "banned_ids",
             "clock",
         ],
-        "add": ["prompt", "params", "priority", "tenant", "deadline"],
+        "add": ["prompt", "params", "rules", "ends", "priority", "tenant", "deadline"],
         "cancel": ["request_id"],
         "step": [],
     }
@@ -156,6 +171,7 @@ def test_public_names_of_the_engine() -> None:
         "num_accepted",
     ]
     assert [field.name for field in dataclasses.fields(Event)] == ["request_id", "step", "is_last"]
+    assert Asked._fields == ("prompt", "params", "rules", "ends")
 
 
 def test_state_dict_names() -> None:

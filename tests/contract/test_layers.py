@@ -32,6 +32,7 @@ LAYERS = {
     "data": 5,
     "engine": 5,
     "results": 5,
+    "transcript": 6,
     "language_model": 6,
     "benchmark": 6,
     "loading": 6,
@@ -61,6 +62,7 @@ SIBLINGS = {
     ("checkpoints", "chat"),  # GGUF files hold the chat template
     ("checkpoints", "quant"),
     ("compiled", "quant"),
+    ("language_model", "transcript"),
     ("loading", "language_model"),
     ("quantize", "benchmark"),
     ("verification", "language_model"),

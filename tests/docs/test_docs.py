@@ -25,6 +25,7 @@ RUN_IN_FULL = (
     "docs/gguf.md",
     "docs/memory.md",
     "docs/quantize.md",
+    "docs/sampling.md",
 )
 
 

@@ -58,6 +58,24 @@ def test_generate_streams_the_same_text_as_json(
     assert whole["seed"] == 5
 
 
+def test_several_results_and_log_probabilities_as_json(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JSON loses results or chokes on bytes; a terminal drops log-probabilities without a word."""
+    options = ["--temperature", "1", "--n", "2", "--seed", "1", "--stop", "q", "--stop", "z"]
+    for verb, text in (("generate", "the cat"), ("fill", "the [MASK]")):
+        asked = [verb, model, text, "--max-tokens", "3", *options]
+        found = _json(capsys, *asked, "--logprobs", "1")
+        (other,) = found["others"]
+        assert (found["seed"], other["seed"]) == (1, 2)
+        tokens = found["logprobs"] if verb == "generate" else found["blanks"][0]["logprobs"]
+        for token in tokens:
+            assert bytes(token["bytes"]).decode(errors="replace") == token["text"]
+            assert len(token["top"]) == 1
+        assert _run([*asked, "--logprobs", "1"], False) == 2
+        assert "--json" in capsys.readouterr().err
+
+
 def test_demo_fills_every_prompt(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The demo must work with any model, and show what it says."""
     found = _json(capsys, "demo", model)

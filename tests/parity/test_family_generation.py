@@ -16,8 +16,9 @@ from openglm.engine.beam import BeamSettings, beam_search
 from openglm.engine.beam_rules import GLM_130B
 from openglm.engine.decoder import Decoder
 from openglm.engine.fill import Filler
+from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import Prompt, causal_prompt
-from openglm.engine.sampling import Sampler, SamplingParams
+from openglm.engine.sampling import Choice, Sampler
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 CAUSAL = ["chatglm2_tiny", "chatglm3_32k_tiny", "glm4_9b_hf_tiny", "glm4_0414_hf_tiny"]
@@ -174,7 +175,7 @@ def test_blanks_of_glm130b_are_filled_one_after_the_other():
     read = []
     filler._read, original = lambda ids: read.append(list(ids)) or original(ids), filler._read
     script = iter([*written, *[5] * len(written)])
-    filler.sampler.choose = lambda logits, blank: (next(script), 0.0)
+    filler.sampler.choose = lambda logits, blank: Choice(next(script), 0.0)
     steps = list(filler.run())
     assert read == [grown]
     assert [step.token for step in steps if step.blank == 0][:-1] == written

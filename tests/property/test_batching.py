@@ -22,8 +22,8 @@ from helpers_engine import (
     run_together,
 )
 from openglm.engine.paged_cache import pages_for
+from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import causal_prompt
-from openglm.engine.sampling import SamplingParams
 from openglm.engine.writer import most_tokens
 
 LONG = "chatglm/chatglm3_32k_tiny"

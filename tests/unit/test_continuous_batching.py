@@ -18,9 +18,9 @@ from helpers_engine import (
     random_prompt,
 )
 from openglm.engine.engine import Engine
+from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import causal_prompt
 from openglm.engine.request import HEAD_START
-from openglm.engine.sampling import SamplingParams
 from openglm.engine.speculation import Drafter
 from openglm.errors import RequestError
 from openglm.language_model import LanguageModel

@@ -8,7 +8,9 @@ from collections import Counter
 import pytest
 import torch
 
-from openglm.engine.sampling import Sampler, SamplingParams, banned_ngrams
+from openglm.engine.params import SamplingParams
+from openglm.engine.processors import banned_ngrams
+from openglm.engine.sampling import Sampler
 from openglm.errors import RequestError
 
 END = 0
@@ -20,14 +22,14 @@ def draws(num: int = 400, logits: torch.Tensor = LOGITS, banned=(), **options) -
     """How often each token is chosen as the first of a blank."""
     values = {"temperature": 1.0, "seed": 0} | options
     sampler = Sampler(SamplingParams(**values), [END], banned)
-    return Counter(sampler.choose(logits, [])[0] for _ in range(num))
+    return Counter(sampler.choose(logits, []).token for _ in range(num))
 
 
 def chosen(logits: torch.Tensor, blank=(), earlier=(), **options) -> int:
     """The greedy choice, after `earlier` tokens were generated in the request."""
     sampler = Sampler(SamplingParams(**options), [END])
     sampler.generated.extend(earlier)
-    return sampler.choose(logits, list(blank))[0]
+    return sampler.choose(logits, list(blank)).token
 
 
 # ------------------------------------------------------------------ choosing
@@ -95,8 +97,9 @@ def test_banned_tokens_are_never_chosen(temperature):
 def test_log_probability_is_that_of_the_model():
     """Reported log-probabilities are those of the filtered distribution."""
     sampler = Sampler(SamplingParams(temperature=0.1, top_k=1), [END], [2])
-    token, log_probability = sampler.choose(LOGITS + 3.0, [])
-    assert (token, log_probability) == (1, pytest.approx(math.log(0.51), abs=1e-6))
+    choice = sampler.choose(LOGITS + 3.0, [])
+    assert (choice.token, choice.top) == (1, ())
+    assert choice.log_probability == pytest.approx(math.log(0.51), abs=1e-6)
 
 
 # ------------------------------------------------------------------ repetition, length
@@ -122,14 +125,14 @@ def test_repetition_penalty_remembers_earlier_blanks():
     """The second blank of a request may repeat the first unpunished."""
     sampler = Sampler(SamplingParams(repetition_penalty=10.0), [END])
     logits = torch.tensor([1.0, 4.0, 3.0, 2.0, 1.5])
-    assert [sampler.choose(logits, [])[0] for _ in range(3)] == [1, 2, 3]
+    assert [sampler.choose(logits, []).token for _ in range(3)] == [1, 2, 3]
 
 
 def test_repetition_penalty_does_not_punish_ending_a_blank():
     """After one blank has ended, the next one is kept from ending."""
     sampler = Sampler(SamplingParams(repetition_penalty=10.0), [END])
     logits = torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0])
-    assert [sampler.choose(logits, [])[0] for _ in range(2)] == [END, END]
+    assert [sampler.choose(logits, []).token for _ in range(2)] == [END, END]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +172,7 @@ def test_a_blank_does_not_end_before_min_tokens(length, expected):
 
 def sequence(seed: int | None) -> tuple[list[int], int]:
     sampler = Sampler(SamplingParams(temperature=1.0, seed=seed), [END])
-    return [sampler.choose(LOGITS, [])[0] for _ in range(40)], sampler.seed
+    return [sampler.choose(LOGITS, []).token for _ in range(40)], sampler.seed
 
 
 def test_a_seed_repeats_the_choice_and_another_changes_it():

@@ -43,21 +43,20 @@ def fill(
     start = time.perf_counter()
     filled = model.fill(text, **sampling)
     seconds = time.perf_counter() - start
-    tokens = sum(len(blank.token_ids) for blank in filled.blanks)
+    results = (filled, *filled.others)
+    tokens = sum(len(blank.token_ids) for one in results for blank in one.blanks)
     if json:
         print_json(
             {
                 "model": name,
-                "text": filled.text,
-                "blanks": [dataclasses.asdict(blank) for blank in filled.blanks],
-                "fragments": filled.fragments,
-                "seed": filled.seed,
+                **dataclasses.asdict(filled),
                 "tokens_per_s": tokens / seconds,
             }
         )
         return
-    shown = highlighted(filled.fragments, [blank.text for blank in filled.blanks])
-    console.print(shown, soft_wrap=True)
+    for one in results:
+        shown = highlighted(one.fragments, [blank.text for blank in one.blanks])
+        console.print(shown, soft_wrap=True)
     console.print(
         Text(f"{tokens} token{'s' * (tokens != 1)}, {tokens / seconds:.0f} tokens/s", style="dim")
     )

@@ -38,7 +38,8 @@ def generate(
     if json:
         start = time.perf_counter()
         completion = model.generate(prompt, **sampling)
-        rate = len(completion.token_ids) / (time.perf_counter() - start)
+        tokens = sum(len(one.token_ids) for one in (completion, *completion.others))
+        rate = tokens / (time.perf_counter() - start)
         print_json(
             {
                 "model": name,

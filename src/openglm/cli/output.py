@@ -13,17 +13,19 @@ console = Console(highlight=False)
 
 
 def print_json(values: object) -> None:
-    """One JSON document on standard output; NaN becomes null, which JSON lacks."""
-    sys.stdout.write(json.dumps(_finite(values), ensure_ascii=False, indent=2) + "\n")
+    """One JSON document on standard output; NaN becomes null, bytes a list."""
+    sys.stdout.write(json.dumps(_plain(values), ensure_ascii=False, indent=2) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, bytes):
+        return list(value)
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [_plain(entry) for entry in value]
     return value
 
 

@@ -14,7 +14,8 @@ import torch
 
 from openglm.engine.beam_rules import GLM, BeamRule
 from openglm.engine.decoder import Decoder
-from openglm.engine.sampling import banned_ngrams
+from openglm.engine.processors import banned_ngrams
+from openglm.engine.sampling import check_logits
 
 IMPOSSIBLE = -1e9
 """Start score of all beams but the first, which are copies of it (official value)."""
@@ -146,6 +147,7 @@ def beam_search(
     for length in range(settings.max_tokens):
         blocks = torch.full_like(positions, length + 1)
         logits = decoder.feed(last, positions + blocks * counts_on, blocks)[:, -1].cpu()
+        check_logits(logits, f"token {length + 1} of a blank")
         step = _log_probabilities(logits, rows, length)  # (B*K, V)
         scores = torch.tensor([row.scores for row in rows])  # (B, K)
         total = step.view(len(rows), num_beams, -1) + scores[..., None]  # (B, K, V)

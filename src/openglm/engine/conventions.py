@@ -11,7 +11,7 @@ from typing import Literal
 
 from openglm.engine import beam_rules
 from openglm.engine.beam_rules import BeamRule
-from openglm.engine.sampling import SamplingParams
+from openglm.engine.params import SamplingParams
 from openglm.tokenizers import SpecialTokens, Tokenizer
 
 Style = Literal["grow", "refeed", "causal"]

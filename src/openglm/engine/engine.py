@@ -26,12 +26,13 @@ from torch import Tensor
 
 from openglm.engine.paged_cache import PagedCache, Part, page_bytes, pages_for
 from openglm.engine.pages import PagePool
+from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import Prompt
 from openglm.engine.request import Event, Request
-from openglm.engine.sampling import SamplingParams
+from openglm.engine.sampling import Rule
 from openglm.engine.scheduler import Chunk, Scheduler
 from openglm.engine.speculation import Drafter
-from openglm.engine.writer import Step, Writer, most_tokens
+from openglm.engine.writer import Asked, Ends, Step, Writer, most_tokens
 from openglm.errors import OpenGLMError, RequestError
 from openglm.model import Transformer
 
@@ -123,6 +124,9 @@ class Engine:
         self,
         prompt: Prompt,
         params: SamplingParams,
+        rules: Sequence[Rule] = (),
+        ends: Ends | None = None,
+        *,
         priority: int = 0,
         tenant: str = "",
         deadline: float | None = None,
@@ -132,13 +136,16 @@ class Engine:
         Args:
             prompt: what is read.
             params: sampling settings; each request has a sampler and seed of its own.
+            rules: see `Sampler`; they remember where a text stands, so no two requests share them.
+            ends: see `openglm.engine.writer.Ends`.
             priority: higher goes first; see `openglm.engine.request.HEAD_START`.
             tenant: whose it is; pages are only shared within a tenant.
             deadline: reading of `clock` at which it ends unfinished; None = never.
 
         Raises:
             RequestError: the model has no room for it, the memory could never hold it, beam
-                search, or a priority or tenant of the wrong type.
+                search, several completions, a setting that lacks its rule, or a priority or
+                tenant of the wrong type.
         """
         if type(priority) is not int or not isinstance(tenant, str):
             raise RequestError(
@@ -149,7 +156,12 @@ class Engine:
                 f"num_beams={params.num_beams}: the engine has no beam search",
                 hint="call fill or generate, or leave num_beams out",
             )
-        writer = Writer(self.model.config, prompt, params, self.banned_ids)
+        if params.num_completions > 1:
+            raise RequestError(
+                f"n={params.n} and best_of={params.best_of}: a request of the engine writes once",
+                hint="call generate_batch, or add one request for each seed",
+            )
+        writer = Writer(self.model.config, prompt, params, self.banned_ids, rules, ends)
         longest = most_tokens(prompt, params)
         needed = pages_for(self.cache.num_prefix + longest)
         if needed > self.cache.num_pages:
@@ -287,6 +299,8 @@ class Engine:
                 break
             accepted += 1
             request.num_cached += 1
+            if len(steps) > 1:  # a stop string: what was guessed behind it is not written
+                break
         if drafts:
             request.drafter.learn(len(drafts), accepted)
             self._num_drafted += len(drafts)
@@ -295,11 +309,12 @@ class Engine:
         return events
 
 
-def memory_for(model: Transformer, asked: Sequence[tuple[Prompt, SamplingParams]]) -> int:
+def memory_for(model: Transformer, asked: Sequence[Asked]) -> int:
     """Bytes that hold all of `asked` together: `MEMORY_BYTES` at most, unless one needs more."""
     num_prefix = 0 if model.prefix is None else model.prefix.keys.shape[1]
     sizes = [
-        pages_for(num_prefix + most_tokens(*request)) * page_bytes(model.config, model.dtype)
+        pages_for(num_prefix + most_tokens(request.prompt, request.params))
+        * page_bytes(model.config, model.dtype)
         for request in asked
     ]
     return min(sum(sizes), max(MEMORY_BYTES, *sizes))

@@ -6,16 +6,18 @@ through a beam search.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import copy
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from openglm.engine.beam import BeamSettings, beam_search
 from openglm.engine.decoder import Decoder
+from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import Prompt
-from openglm.engine.sampling import SamplingParams
-from openglm.engine.writer import Step, Writer
+from openglm.engine.sampling import Choice, Rule, Sampler, likeliest
+from openglm.engine.writer import Ends, Step, Writer
 from openglm.errors import RequestError
 from openglm.model import Transformer
 
@@ -28,10 +30,11 @@ class Filler:
         prompt: the context.
         params: sampling settings.
         banned_ids: tokens that are only chosen if they end a blank.
+        rules: see `Sampler`.
+        ends: see `Ends`.
 
     Raises:
-        RequestError: the context or a blank does not fit the model's positions, or beam search for
-            a model without it.
+        RequestError: as `Writer`, or beam search for a model without it.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class Filler:
         prompt: Prompt,
         params: SamplingParams,
         banned_ids: Collection[int] = (),
+        rules: Sequence[Rule] = (),
+        ends: Ends | None = None,
     ) -> None:
         if params.num_beams > 1 and prompt.beams is None:
             raise RequestError(
@@ -49,10 +54,30 @@ class Filler:
         self.model = model
         self.params = params
         self.prompt = prompt
-        self.writer = Writer(model.config, prompt, params, banned_ids)
-        self.sampler = self.writer.sampler
+        self.writer = Writer(model.config, prompt, params, banned_ids, rules, ends)
         self.decoder = self._read(self.writer.context_ids)
         self.passes = self.writer.passes
+
+    @property
+    def sampler(self) -> Sampler:
+        """Chooses the tokens; its seed repeats them."""
+        return self.writer.sampler
+
+    def fork(self, index: int) -> Filler:
+        """A filler of its own that has read the same context, before anything is written.
+
+        Args:
+            index: of the completion; 0 writes what this one would.
+        """
+        writer, sampler = self.writer, self.sampler
+        other = copy.copy(self)
+        other.params = self.params.nth(sampler.seed, index)
+        other.writer = Writer(
+            writer.config, self.prompt, other.params, writer.banned, sampler.rules, writer.ends
+        )
+        other.decoder = copy.copy(self.decoder)
+        other.decoder.cache = self.decoder.cache.copy()
+        return other
 
     def run(self) -> Iterator[Step]:
         """Yields the tokens of all blanks: left to right, in style "refeed" long blanks last."""
@@ -89,7 +114,8 @@ class Filler:
         logits = self.decoder.feed_blank([self.prompt.first_id, *tokens], place, 1, counts_on)
         log_probabilities = torch.log_softmax(logits, dim=-1)
         for row, token in zip(log_probabilities, tokens, strict=False):  # one row is behind all
-            yield from writer.take(token, float(row[token]))
+            top = likeliest(row, self.params.logprobs)
+            yield from writer.take(Choice(token, float(row[token]), top))
         if len(tokens) < self.params.max_tokens:
             yield writer.end("stop")
 

@@ -1,7 +1,10 @@
-"""Text from tokens as they come, never half a character."""
+"""Text from tokens as they come: never half a character, nothing of a stop string."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from openglm.engine.params import SamplingParams
 from openglm.tokenizers import Tokenizer
 
 REPLACEMENT = "\ufffd"
@@ -10,28 +13,116 @@ REPLACEMENT = "\ufffd"
 class TextStream:
     """Decodes a growing list of tokens.
 
-    A character whose bytes are spread over several tokens is held back until it is complete; the
-    pieces put together equal the decoded whole.
+    A character whose bytes are spread over several tokens is held back until it is complete, and
+    so is the end of the text as long as it may become a stop string; the pieces put together equal
+    the decoded whole up to the first stop string.
+
+    Args:
+        tokenizer: of the tokens.
+        stop: texts that end the text and are not part of it.
+        min_tokens: a stop string counts only if it was completed by this token or a later one.
+        special: command tokens are written out.
+
+    Attributes:
+        is_stopped: a stop string was found; nothing follows.
+        text: what is certain so far, all of it once `finish` was called.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        min_tokens: int = 0,
+        special: bool = False,
+    ) -> None:
         self.tokenizer = tokenizer
+        self.stop = stop
+        self.min_tokens = min_tokens
+        self.special = special
         self.ids: list[int] = []
         self.sent = ""
+        self.text = ""
+        self.is_stopped = False
+        self.searched = 0  # characters in which stop strings no longer count
 
     def push(self, token_id: int) -> str:
         """Adds a token; returns the text that is now certain, possibly ""."""
         self.ids.append(token_id)
-        text = self.tokenizer.decode(self.ids)
-        certain = text.rstrip(REPLACEMENT)
+        certain = self._decode().rstrip(REPLACEMENT)
         if not certain.startswith(self.sent):  # a lossy tokenizer changed its mind: wait
             return ""
-        piece = certain[len(self.sent) :]
-        self.sent = certain
-        return piece
+        found = self._search(certain)
+        if self.is_stopped:
+            return self._send(found)
+        self.searched = len(certain)
+        return self._send(certain[: len(certain) - held_back(certain, self.stop)])
 
     def finish(self) -> str:
         """The rest, once no token follows; broken bytes come out as U+FFFD."""
-        rest = self.tokenizer.decode(self.ids)[len(self.sent) :]
-        self.sent += rest
+        if self.is_stopped:
+            return ""
+        whole = self._search(self._decode())
+        rest = self._send(self.sent + whole[len(self.sent) :])
+        self.text = whole
         return rest
+
+    def _decode(self) -> str:
+        return self.tokenizer.decode(self.ids, special=self.special)
+
+    def _search(self, text: str) -> str:
+        """`text` up to the first stop string that ends in what is new."""
+        place = first_stop(text, self.stop, self.searched)
+        self.is_stopped = place is not None and len(self.ids) >= self.min_tokens
+        return text[:place] if self.is_stopped else text
+
+    def _send(self, text: str) -> str:
+        piece = text[len(self.sent) :]
+        self.sent = self.text = self.sent + piece
+        return piece
+
+
+class StopStrings:
+    """Says when a stop string ends a blank: `Ends` of a writer.
+
+    Args:
+        tokenizer: of the tokens.
+        params: with the stop strings.
+        special: they are looked for in the text with command tokens written out.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, params: SamplingParams, special: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.params = params
+        self.special = special
+        self.stream = self._begin()
+
+    def __call__(self, blank: Sequence[int]) -> bool:
+        """Whether a stop string is complete; any blank may follow any other."""
+        if self.stream.ids != blank[:-1]:
+            self.stream = self._begin()
+        for token in blank[len(self.stream.ids) :]:
+            self.stream.push(token)
+        return self.stream.is_stopped
+
+    def _begin(self) -> TextStream:
+        return TextStream(self.tokenizer, self.params.stop, self.params.min_tokens, self.special)
+
+
+def first_stop(text: str, stop: Sequence[str], start: int = 0) -> int | None:
+    """Where the stop string begins that is complete first, None if none ends behind `start`.
+
+    Of two that end together the longer counts. So the answer does not depend on how the text was
+    cut into tokens.
+    """
+    found = []
+    for one in stop:
+        place = text.find(one, max(0, start - len(one) + 1))
+        if place >= 0:
+            found.append((place + len(one), place))
+    return min(found)[1] if found else None
+
+
+def held_back(text: str, stop: Sequence[str]) -> int:
+    """Length of the longest end of `text` with which a stop string begins."""
+    lengths = range(min(len(text), max(map(len, stop), default=0)), 0, -1)
+    return next((n for n in lengths if any(one.startswith(text[-n:]) for one in stop)), 0)

@@ -14,16 +14,37 @@ blank has a track of its own, a pass. A causal model's continuation is a blank a
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from openglm.config import ModelConfig
+from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import Prompt, check_length
-from openglm.engine.sampling import Sampler, SamplingParams
+from openglm.engine.sampling import Choice, Rule, Sampler
 from openglm.errors import RequestError
+
+Ends = Callable[[Sequence[int]], bool]
+"""Whether a blank ends behind its last token, given all its tokens: for stop strings."""
+
+
+class Asked(NamedTuple):
+    """A request as a writer, and `Engine.add`, takes it.
+
+    Args:
+        prompt: the context.
+        params: sampling settings.
+        rules: of `bad_words` and of what the text must match, in this request alone.
+        ends: of the stop strings.
+    """
+
+    prompt: Prompt
+    params: SamplingParams
+    rules: Sequence[Rule] = ()
+    ends: Ends | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +57,14 @@ class Step:
         log_probability: of the token (of the end token where there was one), under the model.
         finish_reason: "stop" or "length" at the end of a blank ("cancelled" or "deadline" where
             the request ended in it), else None.
+        top: ids and log-probabilities of the likeliest tokens, if they were asked for.
     """
 
     blank: int
     token: int | None
     log_probability: float
     finish_reason: str | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Track:
@@ -80,6 +103,8 @@ class Writer:
         prompt: the context.
         params: sampling settings.
         banned_ids: tokens that are only chosen if they end a blank.
+        rules: see `Sampler`.
+        ends: see `Ends`.
 
     Attributes:
         track: what is read in the present pass; its last token waits for a choice behind it.
@@ -91,7 +116,8 @@ class Writer:
         done: nothing is left to write.
 
     Raises:
-        RequestError: the context or a blank does not fit the model's positions.
+        RequestError: the context or a blank does not fit the model's positions, an id is none of
+            its vocabulary, or a setting has no rule.
     """
 
     def __init__(
@@ -100,13 +126,17 @@ class Writer:
         prompt: Prompt,
         params: SamplingParams,
         banned_ids: Collection[int] = (),
+        rules: Sequence[Rule] = (),
+        ends: Ends | None = None,
     ) -> None:
         _check_room(config, prompt, params)
+        _check_settings(config, params, rules, ends)
         self.config = config
         self.prompt = prompt
         self.params = params
         self.banned = sorted(set(banned_ids) - prompt.end_ids)
-        self.sampler = Sampler(params, sorted(prompt.end_ids), self.banned)
+        self.sampler = Sampler(params, sorted(prompt.end_ids), self.banned, rules)
+        self.ends = ends
         self.context_ids = list(prompt.context_ids)
         self.passes = 0
         self.done = False
@@ -128,16 +158,18 @@ class Writer:
 
     def write(self, logits: Tensor) -> list[Step]:
         """Chooses the token behind the track from (V,) logits, and takes it."""
-        token, log_probability = self.sampler.choose(logits, self.blank)
-        return self.take(token, log_probability)
+        return self.take(self.sampler.choose(logits, self.blank))
 
-    def take(self, token: int, log_probability: float) -> list[Step]:
-        """Goes on with a chosen token: one step, or two if it was the last that fits."""
+    def take(self, choice: Choice) -> list[Step]:
+        """Goes on with a chosen token: one step, or two if the blank ends behind it."""
+        token, log_probability = choice.token, choice.log_probability
         if token in self.prompt.end_ids:
             return [self.end("stop", log_probability)]
         self.blank.append(token)
         self.track.append(token, *self.place(len(self.blank) + 1))
-        step = Step(self.index, token, log_probability)
+        step = Step(self.index, token, log_probability, top=choice.top)
+        if self.ends is not None and self.ends(self.blank):
+            return [step, self.end("stop")]
         return [step] if self.num_left else [step, self.end("length")]
 
     def end(self, reason: str, log_probability: float = 0.0) -> Step:
@@ -219,3 +251,19 @@ def _check_room(config: ModelConfig, prompt: Prompt, params: SamplingParams) -> 
             f"max_tokens={params.max_tokens} must be at most {most} here: {positions}"
         )
     check_length(config, len(prompt.context_ids))
+
+
+def _check_settings(
+    config: ModelConfig, params: SamplingParams, rules: Sequence[Rule], ends: Ends | None
+) -> None:
+    """Raises `RequestError` for a setting that would have no effect, or none of this model."""
+    size = config.vocab_size
+    for token in dict(params.logit_bias):
+        if token >= size:
+            raise RequestError(f"logit_bias names id {token}; this model has {size} tokens")
+    num_rules = bool(params.bad_words) + (params.constraint is not None)
+    if len(rules) < num_rules or (params.stop and ends is None):
+        raise RequestError(
+            "stop, bad_words and what the text must match need the model's tokenizer",
+            hint="let model.request(...) make the request",
+        )

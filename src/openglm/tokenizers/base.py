@@ -57,6 +57,13 @@ class Tokenizer(ABC):
     def pieces(self) -> list[str]:
         """(V,) the text of every id as it contributes to a decoded text, "" for command tokens."""
 
+    def spellings(self) -> list[bytes]:
+        """(V,) the bytes that every id adds to a text, b"" for command tokens.
+
+        What decoding does to a text as a whole, as dropping the space in front, is not in it.
+        """
+        return [piece.encode() for piece in self.pieces()]
+
     @abstractmethod
     def files(self) -> dict[str, Path]:
         """File name -> path of the vocabulary files."""

@@ -72,6 +72,10 @@ class BytePairTokenizer(Tokenizer):
             for i in range(self.vocab_size)
         ]
 
+    def spellings(self) -> list[bytes]:
+        """See `Tokenizer.spellings`."""
+        return [self.bytes_of.get(i, b"") for i in range(self.vocab_size)]
+
     def files(self) -> dict[str, Path]:
         """See `Tokenizer.files`."""
         return self.paths

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from openglm.errors import TokenizerError
 from openglm.tokenizers.base import Tokenizer
-from openglm.tokenizers.sentencepiece_model import read_model
+from openglm.tokenizers.sentencepiece_model import read_model, spelled
 from openglm.tokenizers.special import layout
 
 MODEL_FILE = "ice_text.model"
@@ -82,6 +82,14 @@ class ChatGLMTokenizer(Tokenizer):
         ]
         texts = [""] * self.offset + spelled
         return ["" if i in self.special.ids else text for i, text in enumerate(texts)]
+
+    def spellings(self) -> list[bytes]:
+        """See `Tokenizer.spellings`."""
+        out = [piece.encode() for piece in self.pieces()]
+        for i in range(self.model.vocab_size()):
+            if self.model.is_byte(i) or self.model.is_unknown(i):
+                out[i + self.offset] = spelled(self.model, i)
+        return out
 
     def files(self) -> dict[str, Path]:
         """See `Tokenizer.files`."""

@@ -8,12 +8,12 @@ come out of a text. Lossless, but for U+2581, with which sentencepiece writes a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from openglm.errors import TokenizerError
 from openglm.tokenizers.base import Tokenizer
-from openglm.tokenizers.sentencepiece_model import read_model
+from openglm.tokenizers.sentencepiece_model import SPACE_MARK, read_model, spelled
 from openglm.tokenizers.special import layout
 
 MODEL_FILE = "tokenizer.model"
@@ -23,7 +23,6 @@ SHA256 = {
     "57d9fdbdfaa7cd8c0a3a38d7e8de2e6c31374b5dbc4dc4568d85585fe745812f": "codegeex2",
 }
 """Of the official files; they have the same size, and only the hash tells them apart."""
-SPACE_MARK = "\u2581"
 
 
 class ChatGLM2Tokenizer(Tokenizer):
@@ -46,7 +45,7 @@ class ChatGLM2Tokenizer(Tokenizer):
         self._check()
         self.num_text_tokens = int(self.model.vocab_size())
         self.special = layout(kind).resolve(self.num_text_tokens)
-        self.bytes_of = dict(self._spell())
+        self.bytes_of = {i: spelled(self.model, i) for i in range(self.num_text_tokens)}
 
     def encode_text(self, text: str) -> list[int]:
         """See `Tokenizer.encode_text`."""
@@ -61,6 +60,10 @@ class ChatGLM2Tokenizer(Tokenizer):
         """See `Tokenizer.pieces`."""
         texts = [self.bytes_of[i].decode("utf-8", "replace") for i in range(self.num_text_tokens)]
         return texts + [""] * (self.vocab_size - self.num_text_tokens)
+
+    def spellings(self) -> list[bytes]:
+        """See `Tokenizer.spellings`."""
+        return [self.bytes_of.get(i, b"") for i in range(self.vocab_size)]
 
     def files(self) -> dict[str, Path]:
         """See `Tokenizer.files`."""
@@ -79,18 +82,6 @@ class ChatGLM2Tokenizer(Tokenizer):
                 f"{self.path} is the tokenizer of {other}, not of {self.kind}",
                 hint="the two files differ in one byte; take the one from the model's own folder",
             )
-
-    def _spell(self) -> Iterator[tuple[int, bytes]]:
-        for token_id in range(self.num_text_tokens):
-            piece: str = self.model.id_to_piece(token_id)
-            if self.model.is_byte(token_id):
-                yield token_id, bytes([int(piece[3:5], 16)])
-            elif self.model.is_control(token_id):
-                yield token_id, b""
-            elif self.model.is_unknown(token_id):
-                yield token_id, " \u2047 ".encode()  # what sentencepiece writes
-            else:
-                yield token_id, piece.replace(SPACE_MARK, " ").encode()
 
 
 def official_kind(path: Path) -> str | None:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openglm.tokenizers.base import Tokenizer
-from openglm.tokenizers.sentencepiece_model import read_model
+from openglm.tokenizers.sentencepiece_model import SPACE_MARK, read_model, spelled
 from openglm.tokenizers.special import layout
 
 MODEL_FILE = "cog-pretrain.model"
-SPACE_MARK = "\u2581"
 
 
 class ChineseTokenizer(Tokenizer):
@@ -44,6 +43,11 @@ class ChineseTokenizer(Tokenizer):
             self.model.id_to_piece(i).replace(SPACE_MARK, " ") for i in range(self.num_text_tokens)
         ]
         return spelled + [""] * (self.vocab_size - self.num_text_tokens)
+
+    def spellings(self) -> list[bytes]:
+        """See `Tokenizer.spellings`."""
+        texts = [spelled(self.model, i) for i in range(self.num_text_tokens)]
+        return texts + [b""] * (self.vocab_size - self.num_text_tokens)
 
     def files(self) -> dict[str, Path]:
         """See `Tokenizer.files`."""

@@ -74,6 +74,10 @@ class GLM4Tokenizer(Tokenizer):
         texts = [spelled.decode("utf-8", errors="replace") for spelled in self.bytes_of]
         return texts + [""] * (self.vocab_size - self.num_text_tokens)
 
+    def spellings(self) -> list[bytes]:
+        """See `Tokenizer.spellings`."""
+        return self.bytes_of + [b""] * (self.vocab_size - self.num_text_tokens)
+
     def files(self) -> dict[str, Path]:
         """See `Tokenizer.files`."""
         return {JSON_FILE if self.path.suffix == ".json" else MODEL_FILE: self.path}

@@ -75,6 +75,10 @@ class MiniTokenizer(Tokenizer):
         ]
         return spelled + [""] * (self.vocab_size - self.num_text_tokens)
 
+    def spellings(self) -> list[bytes]:
+        """See `Tokenizer.spellings`."""
+        return [self.bytes_of.get(i, b"") for i in range(self.vocab_size)]
+
     def files(self) -> dict[str, Path]:
         """See `Tokenizer.files`."""
         return {MODEL_FILE: self.path}

@@ -10,6 +10,7 @@ from openglm.errors import TokenizerError, refuse_pointer
 TRAINER_SPEC, NORMALIZER_SPEC = 2, 3
 """Field numbers in sentencepiece_model.proto; the pieces, field 1, come first in the file."""
 LENGTH_DELIMITED = 2
+SPACE_MARK = "\u2581"
 
 
 def read_model(path: Path, append: bytes = b"") -> Any:
@@ -37,6 +38,18 @@ def read_model(path: Path, append: bytes = b"") -> Any:
             hint="download it again",
         )
     return model
+
+
+def spelled(model: Any, token_id: int) -> bytes:
+    """What an id of a sentencepiece model adds to a text."""
+    piece: str = model.id_to_piece(token_id)
+    if model.is_byte(token_id):
+        return bytes([int(piece[3:5], 16)])
+    if model.is_control(token_id):
+        return b""
+    if model.is_unknown(token_id):
+        return " \u2047 ".encode()  # what sentencepiece writes
+    return piece.replace(SPACE_MARK, " ").encode()
 
 
 def _fields(content: bytes) -> set[int]:
