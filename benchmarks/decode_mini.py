@@ -5,7 +5,7 @@ from typing import Any
 
 import openglm
 from benchmarks.record import spread
-from openglm.cli.doctor import memory_bandwidth
+from openglm.benchmark import memory_bandwidth
 
 TOKENS, REPEATS = 200, 9
 

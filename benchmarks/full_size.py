@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
-from openglm.cli.doctor import memory_bandwidth
+from openglm.benchmark import memory_bandwidth
 
 CASES = [(name, dtype) for name in ("chatglm-6b", "chatglm2-6b") for dtype in ("int4", "int8")]
 PROMPT, NEW = 64, 4

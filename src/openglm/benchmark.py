@@ -14,12 +14,20 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from openglm.engine.decoder import Decoder
+from openglm.engine.conventions import Style
+from openglm.engine.engine import MAX_BATCH_TOKENS, Engine, memory_for
+from openglm.engine.params import SamplingParams
+from openglm.engine.prompt import Prompt
+from openglm.engine.reader import PagedReader, reader_for
+from openglm.engine.writer import Asked
 from openglm.errors import RequestError
+from openglm.kernels.cpu import module
 from openglm.model import Transformer
 from openglm.process import peak_bytes, reset_peak, resident_bytes
 
 SEED = 0
+BANDWIDTH_BYTES = 1 << 29
+"""Larger than any cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,7 @@ class Speed:
         streamed_bytes: weights that one step reads.
         peak_bytes: of memory while measuring: of the process, or of the GPU.
         used_bytes: before it.
+        memory_bandwidth: bytes/s that this machine reads, before and after it; None on a GPU.
     """
 
     prompt_tokens: int
@@ -43,6 +52,7 @@ class Speed:
     streamed_bytes: int
     peak_bytes: int
     used_bytes: int
+    memory_bandwidth: float | None
 
     @property
     def prefill_tokens_per_s(self) -> float:
@@ -85,27 +95,46 @@ def measure(
             "positions of this model"
         )
     device = network.device
+    bandwidths = [memory_bandwidth()] if device.type == "cpu" else []
     used = _used_bytes(device)
     _reset_peak(device)
     prefills: list[float] = []
     decodes: dict[int, list[float]] = {size: [] for size in sorted({1, *batch_sizes})}
     for _ in range(repeats):
         for batch_size, steps in decodes.items():
-            ids = _random_ids(network, batch_size, prompt_tokens)
-            start = _now(device)
-            decoder = Decoder(network, ids, new_tokens, is_causal=network.config.is_causal)
-            read = _now(device)
-            prefills += [read - start] if batch_size == 1 else []
-            steps.append(_decode(decoder, batch_size, prompt_tokens, new_tokens))
+            read_s, step_s = _run(network, batch_size, prompt_tokens, new_tokens)
+            prefills += [read_s] if batch_size == 1 else []
+            steps.append(step_s)
+    peak = _peak_bytes(device)
+    bandwidths += [memory_bandwidth() for _ in bandwidths]
     return Speed(
         prompt_tokens,
         new_tokens,
         median(prefills),
         {batch_size: median(steps) for batch_size, steps in decodes.items()},
         streamed_bytes(network),
-        _peak_bytes(device),
+        peak,
         used,
+        max(bandwidths, default=None),
     )
+
+
+def memory_bandwidth(repeats: int = 5) -> float:
+    """Bytes/s that this machine reads from memory: the best of some passes over a buffer.
+
+    The compiled kernels' threads read where they are; otherwise torch sums.
+    """
+    buffer = torch.ones(BANDWIDTH_BYTES // 4)
+    native = module()
+    best = float("inf")
+    for _ in range(repeats):
+        start = perf_counter()
+        if native is None:
+            buffer.sum()
+        else:
+            native.stream(buffer.data_ptr(), buffer.nbytes)
+        best = min(best, perf_counter() - start)
+    return BANDWIDTH_BYTES / best
 
 
 def streamed_bytes(network: Transformer) -> int:
@@ -118,17 +147,51 @@ def streamed_bytes(network: Transformer) -> int:
     )
 
 
-def _decode(decoder: Decoder, batch_size: int, prompt_tokens: int, new_tokens: int) -> float:
-    """Seconds per step."""
-    device = decoder.cache.keys[0].device
-    tokens = _random_ids(decoder.model, batch_size, 1)
+def _run(
+    network: Transformer, batch_size: int, prompt_tokens: int, new_tokens: int
+) -> tuple[float, float]:
+    """Seconds to read, and per step, as `generate` and the engine do it."""
+    kind = reader_for(network)
+    if kind is PagedReader and batch_size > 1:
+        return _run_engine(network, batch_size, prompt_tokens, new_tokens)
+    device, is_causal = network.device, network.config.is_causal
     start = _now(device)
+    ids = _random_ids(network, batch_size, prompt_tokens)
+    reader = kind(network, ids, new_tokens, is_causal)
+    read = _now(device)
+    tokens = _random_ids(network, batch_size, 1)
     for step in range(new_tokens):
-        place = prompt_tokens + step if decoder.model.config.is_causal else prompt_tokens - 1
+        place = prompt_tokens + step if is_causal else prompt_tokens - 1
         positions = torch.full_like(tokens, place)
-        logits = decoder.feed(tokens, positions, torch.full_like(tokens, step + 1))
+        logits = reader.feed(tokens, positions, torch.full_like(tokens, step + 1))
         tokens = logits[:, -1:].argmax(dim=-1).cpu()
-    return (_now(device) - start) / new_tokens
+    return read - start, (_now(device) - read) / new_tokens
+
+
+def _run_engine(
+    network: Transformer, batch_size: int, prompt_tokens: int, new_tokens: int
+) -> tuple[float, float]:
+    """Seconds until all have read, and per step in which all decode, the sampler included."""
+    config = network.config
+    is_glm = config.position == "learned_2d"
+    style: Style = "causal" if config.is_causal else "grow" if is_glm else "refeed"
+    lead = batch_size * (prompt_tokens // MAX_BATCH_TOKENS + 1)  # steps in which some still read
+    limit = config.max_position_embeddings - (0 if is_glm else prompt_tokens)
+    params = SamplingParams(max_tokens=min(new_tokens + lead, limit))
+    length = max(prompt_tokens - 1, 1)
+    asked = [
+        Asked(Prompt(ids, [length - 1], ["", ""], 0, frozenset(), style), params)
+        for ids in _random_ids(network, batch_size, length).tolist()
+    ]
+    engine = Engine(network, memory_bytes=memory_for(network, asked))
+    requests = [engine.add(*one) for one in asked]
+    start = perf_counter()
+    while not all(request.steps for request in requests):
+        engine.step()
+    read, num_steps = perf_counter(), engine.statistics.num_steps
+    while engine.statistics.num_steps < num_steps + new_tokens and engine.has_work:
+        engine.step()
+    return read - start, (perf_counter() - read) / (engine.statistics.num_steps - num_steps)
 
 
 def _random_ids(network: Transformer, batch_size: int, length: int) -> Tensor:

@@ -96,6 +96,8 @@ def streamed_bytes(config: ModelConfig, dtype: str, kept_width: int = KEPT_WIDTH
 READ_AT_ONCE = 2048
 """Tokens of a causal context that go through the network together: what is held besides the cache
 does not grow with longer ones, and matrix products are not faster."""
+READ_AT_ONCE_COMPILED = 512
+"""Likewise on the compiled kernels, whose products are at full speed from fewer rows on."""
 ROWS_AT_ONCE = 1024
 """Rows of a weight that are quantized, or made floats again, together: intermediate results are
 several times as large."""

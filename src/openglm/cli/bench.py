@@ -106,6 +106,7 @@ def _facts(speed: Speed) -> dict[str, Any]:
         "decode_tokens_per_s": {str(size): speed.tokens_per_s(size) for size in speed.decode_s},
         "streamed_bytes_per_step": speed.streamed_bytes,
         "decode_gb_per_s": speed.bytes_per_s / 1e9,
+        "memory_gb_per_s": None if (b := speed.memory_bandwidth) is None else b / 1e9,
         "used_bytes": speed.used_bytes,
         "peak_bytes": speed.peak_bytes,
     }
@@ -122,9 +123,12 @@ def _lines(loading: dict[str, Any], speed: Speed) -> list[str]:
         f"[bold]prefill[/]  {speed.prefill_tokens_per_s:,.1f} tokens/s: "
         f"{speed.prompt_tokens} tokens in {speed.prefill_s:.2f} s",
     ]
+    share = ""
+    if (memory := speed.memory_bandwidth) is not None:
+        share = f", {speed.bytes_per_s / memory:.0%} of this minute's {memory / 1e9:.1f}"
     for batch_size in speed.decode_s:
         alone = batch_size == 1
-        note = f"{speed.bytes_per_s / 1e9:.1f} GB/s of weights" if alone else "all together"
+        note = f"{speed.bytes_per_s / 1e9:.1f} GB/s of weights{share}" if alone else "all together"
         name = "decode" if alone else f"batch {batch_size}"
         rate = f"{speed.tokens_per_s(batch_size):,.2f} tokens/s"
         lines.append(f"[bold]{name:<8}[/] {rate}, {note}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from openglm.cli.language import say
 EXTRAS = {
     "train": ("tensorboard", "matplotlib"),
     "gguf": ("gguf",),
+    "grammar": ("xgrammar",),
     "hf": ("transformers", "peft"),
     "bench": ("transformers",),
 }
@@ -50,6 +50,7 @@ def examine() -> dict[str, dict[str, Any]]:
     import torch
 
     import openglm
+    from openglm.benchmark import memory_bandwidth
     from openglm.home import EMBEDDED, home
     from openglm.kernels.attention import MAX_SCORE_ELEMENTS
     from openglm.train.loop import has_fast_bfloat16
@@ -71,6 +72,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "kernels": {
             "attention": "torch's fused kernel; in bf16 on a cpu, plain matrix products up to "
             f"{MAX_SCORE_ELEMENTS:,} scores (2 to 4 times faster there)",
+            "on the cpu": _cpu_kernels(),
             "on a gpu": _gpu_kernels(),
         },
         "speed": {
@@ -90,17 +92,14 @@ def examine() -> dict[str, dict[str, Any]]:
     }
 
 
-def memory_bandwidth(num_bytes: int = 1 << 29, repeats: int = 5) -> float:
-    """Read bandwidth in bytes/s: the best of some sums over a buffer larger than any cache."""
-    import torch
+def _cpu_kernels() -> str:
+    """Instruction set and threads of the compiled kernels, or why there are none."""
+    from openglm.kernels.cpu import module, why_not
 
-    buffer = torch.ones(num_bytes // 4)
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        buffer.sum()
-        best = min(best, time.perf_counter() - start)
-    return num_bytes / best
+    native = module()
+    if native is None:
+        return f"plain torch, several times slower: {why_not()}"
+    return f"compiled for {native.variant()}, {native.num_threads()} threads"
 
 
 def _gpu_kernels() -> str:

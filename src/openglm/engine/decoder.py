@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -46,6 +48,17 @@ class Decoder:
         for start in range(0, length, max(piece, 1)):
             part = slice(start, start + piece)
             self._forward(context_ids[:, part], positions[:, part], blocks[:, part], mask)
+
+    @property
+    def length(self) -> int:
+        """Tokens read so far."""
+        return self.cache.length
+
+    def copy(self) -> Decoder:
+        """One with the same content that grows on its own."""
+        other = copy.copy(self)
+        other.cache = self.cache.copy()
+        return other
 
     @torch.no_grad()
     def feed(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:

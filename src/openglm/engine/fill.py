@@ -1,7 +1,7 @@
 """`Filler`: fills the blanks of one prompt, one token at a time, on a cache of its own.
 
-What is fed, and when, is the `Writer`'s affair; here it goes through a `Decoder`, or every blank
-through a beam search.
+What is fed, and when, is the `Writer`'s affair; here it goes through a `PagedReader` or `Decoder`,
+or every blank through a beam search.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from openglm.engine.beam import BeamSettings, beam_search
 from openglm.engine.decoder import Decoder
 from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import Prompt
+from openglm.engine.reader import reader_for
 from openglm.engine.sampling import Choice, Rule, Sampler, likeliest
 from openglm.engine.writer import Ends, Step, Writer
 from openglm.errors import RequestError
@@ -55,8 +56,7 @@ class Filler:
         self.params = params
         self.prompt = prompt
         self.writer = Writer(model.config, prompt, params, banned_ids, rules, ends)
-        self.decoder = self._read(self.writer.context_ids)
-        self.passes = self.writer.passes
+        self._begin()
 
     @property
     def sampler(self) -> Sampler:
@@ -75,43 +75,41 @@ class Filler:
         other.writer = Writer(
             writer.config, self.prompt, other.params, writer.banned, sampler.rules, writer.ends
         )
-        other.decoder = copy.copy(self.decoder)
-        other.decoder.cache = self.decoder.cache.copy()
+        other.reader = self.reader.copy()
         return other
 
     def run(self) -> Iterator[Step]:
         """Yields the tokens of all blanks: left to right, in style "refeed" long blanks last."""
         while not self.writer.done:
             if self.passes != self.writer.passes:
-                self.decoder = self._read(self.writer.context_ids)
-                self.passes = self.writer.passes
+                self._begin()
             if self.params.num_beams > 1:
                 yield from self._beam()
             else:
                 yield from self.writer.write(self._feed()[-1])
 
-    def _read(self, context_ids: list[int]) -> Decoder:
-        """A decoder that has read the context, with room for what follows."""
+    def _begin(self) -> None:
+        """Reads the context of the present pass, with room for what follows."""
         num_blanks = len(self.prompt.mask_positions) if self.prompt.style == "grow" else 1
         capacity = num_blanks * (self.params.max_tokens + 1)
-        context = torch.tensor([context_ids], dtype=torch.int64)
-        return Decoder(self.model, context, capacity, self.prompt.style == "causal")
+        context = torch.tensor([self.writer.context_ids], dtype=torch.int64)
+        kind = Decoder if self.params.num_beams > 1 else reader_for(self.model)
+        self.reader = kind(self.model, context, capacity, self.prompt.style == "causal")
+        self.passes = self.writer.passes
 
     def _feed(self) -> Tensor:
         """Feeds what is new in the track; returns its logits (T, V) float32."""
-        return self.decoder.feed(*self.writer.track.rows(self.decoder.cache.length))[0]
+        return self.reader.feed(*self.writer.track.rows(self.reader.length))[0]
 
     def _beam(self) -> Iterator[Step]:
         """Writes one blank as the best hypothesis has it."""
-        writer = self.writer
-        before = self.decoder.cache
-        self.decoder.cache = before.copy()
+        writer, decoder = self.writer, self.reader
+        assert isinstance(decoder, Decoder)
         context = [*writer.context_ids, self.prompt.first_id]
         place, counts_on = writer.position, writer.counts_on
-        rows = beam_search(self.decoder, [context], [place], self._beam_settings, counts_on)
+        rows = beam_search(decoder.copy(), [context], [place], self._beam_settings, counts_on)
         tokens = rows[0][0].tokens
-        self.decoder.cache = before
-        logits = self.decoder.feed_blank([self.prompt.first_id, *tokens], place, 1, counts_on)
+        logits = decoder.feed_blank([self.prompt.first_id, *tokens], place, 1, counts_on)
         log_probabilities = torch.log_softmax(logits, dim=-1)
         for row, token in zip(log_probabilities, tokens, strict=False):  # one row is behind all
             top = likeliest(row, self.params.logprobs)

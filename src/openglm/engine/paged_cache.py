@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,6 +90,12 @@ class PagedCache:
             self.layers, self.prefix.keys, self.prefix.values, strict=True
         ):
             store(layer, keys[start:].to(self.device), values[start:].to(self.device), segments)
+
+    def copy(self) -> PagedCache:
+        """A cache with the same content that grows on its own."""
+        other = copy.copy(self)
+        other.layers = [layer.copy() for layer in self.layers]
+        return other
 
     def _empty(self, config: ModelConfig) -> Pages:
         heads, tokens, width = (self.num_pages, config.kv_heads), PAGE_TOKENS, config.head_dim

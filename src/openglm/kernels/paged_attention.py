@@ -72,6 +72,14 @@ class Pages:
     key_scales: Tensor | None = None
     value_scales: Tensor | None = None
 
+    def copy(self) -> Pages:
+        """The same in memory of its own."""
+        parts = (self.keys, self.values, self.key_scales, self.value_scales)
+        keys, values, *scales = (None if part is None else part.clone() for part in parts)
+        assert keys is not None
+        assert values is not None
+        return Pages(keys, values, *scales)
+
 
 def store(pages: Pages, keys: Tensor, values: Tensor, segments: Segments) -> None:
     """Writes the new keys and values, (N, K, D) each, into their slots, rounded to their dtype.

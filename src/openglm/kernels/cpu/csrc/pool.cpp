@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <memory>
 
 #if defined(__x86_64__)
@@ -14,7 +15,7 @@ namespace openglm {
 namespace {
 
 constexpr uint32_t kClosed = 0xffffffff;  // a piece number that no job has
-constexpr auto kSpin = std::chrono::microseconds(50);
+const auto kSpin = std::chrono::microseconds(getenv("SPIN") ? atoi(getenv("SPIN")) : 200);
 
 void pause() {
 #if defined(__x86_64__)
