@@ -13,8 +13,6 @@
 namespace openglm {
 namespace {
 
-constexpr int kGroup = 4;  // queries that are kept in registers together
-
 // Sixteen numbers of a page, as float32.
 inline Simd::F widen(Kind kind, const uint8_t* page, int64_t at) {
     if (kind == Kind::kF32) return Simd::load((const float*)page + at);
@@ -29,19 +27,26 @@ struct Running {
 // Scores of G queries with the 32 keys of a page, which lie as (D, 32).
 template <int G>
 void score(const AttentionTask& t, const float* const* queries, const float* page, float* scores) {
-    Simd::F sum[G][2];
-    for (int g = 0; g < G; g++) sum[g][0] = sum[g][1] = Simd::zero();
-    for (int64_t d = 0; d < t.head_dim; d++) {
-        const Simd::F first = Simd::load(page + d * kPageTokens), second = Simd::load(page + d * kPageTokens + 16);
-        for (int g = 0; g < G; g++) {
-            const Simd::F q = Simd::set(queries[g][d]);
-            sum[g][0] = Simd::fma(first, q, sum[g][0]);
-            sum[g][1] = Simd::fma(second, q, sum[g][1]);
+    constexpr int kAtOnce = Simd::kQueries > 4 ? 2 : 1;  // halves of a page, as the registers allow
+    for (int half = 0; half < 2; half += kAtOnce) {
+        Simd::F sum[G][kAtOnce];
+        for (int g = 0; g < G; g++)
+            for (int h = 0; h < kAtOnce; h++) sum[g][h] = Simd::zero();
+        const float* keys = page + 16 * half;
+#pragma GCC unroll 2
+        for (int64_t d = 0; d < t.head_dim; d++, keys += kPageTokens) {
+            Simd::F key[kAtOnce];
+            for (int h = 0; h < kAtOnce; h++) key[h] = Simd::load(keys + 16 * h);
+#pragma GCC unroll 8
+            for (int g = 0; g < G; g++) {
+                const Simd::F q = Simd::set(queries[g][d]);
+                for (int h = 0; h < kAtOnce; h++) sum[g][h] = Simd::fma(key[h], q, sum[g][h]);
+            }
         }
+        for (int g = 0; g < G; g++)
+            for (int h = 0; h < kAtOnce; h++)
+                Simd::store(scores + g * kPageTokens + 16 * (half + h), Simd::mul(sum[g][h], Simd::set(t.scale)));
     }
-    for (int g = 0; g < G; g++)
-        for (int half = 0; half < 2; half++)
-            Simd::store(scores + g * kPageTokens + 16 * half, Simd::mul(sum[g][half], Simd::set(t.scale)));
 }
 
 // Turns scores into weights relative to the running maximum; returns by what earlier sums shrink.
@@ -60,20 +65,33 @@ inline float weigh(float* scores, int64_t visible, Running& running) {
     return shrink;
 }
 
-// Adds the values of a page, which lie as (32, D), under the weights of G queries.
+// Adds 16 elements, or `n` at the end of a head, of the values of a page, which lie as (32, D), under the weights of G queries.
+template <int G, class Load>
+inline __attribute__((always_inline)) void mix_lanes(const AttentionTask& t, const float* values, const float* weights, const float* shrink,
+                                                     Simd::F (&sum)[G], Load load) {
+#pragma GCC unroll 8
+    for (int g = 0; g < G; g++) sum[g] = Simd::mul(sum[g], Simd::set(shrink[g]));
+    for (int j = 0; j < kPageTokens; j++) {
+        const Simd::F value = load(values + j * t.head_dim);
+#pragma GCC unroll 8
+        for (int g = 0; g < G; g++) sum[g] = Simd::fma(value, Simd::set(weights[g * kPageTokens + j]), sum[g]);
+    }
+}
+
 template <int G>
 void mix(const AttentionTask& t, const float* page, const float* weights, const float* shrink, float* const* out) {
+    Simd::F sum[G];
     int64_t d = 0;
-    for (; d < t.head_dim; d += 16) {
-        const int n = (int)std::min<int64_t>(16, t.head_dim - d);
-        Simd::F sum[G];
-        for (int g = 0; g < G; g++) sum[g] = Simd::mul(Simd::load(out[g] + d, n), Simd::set(shrink[g]));
-        for (int j = 0; j < kPageTokens; j++) {
-            const Simd::F value = Simd::load(page + j * t.head_dim + d, n);
-            for (int g = 0; g < G; g++) sum[g] = Simd::fma(value, Simd::set(weights[g * kPageTokens + j]), sum[g]);
-        }
-        for (int g = 0; g < G; g++) Simd::store(out[g] + d, sum[g], n);
+    for (; d + 16 <= t.head_dim; d += 16) {
+        for (int g = 0; g < G; g++) sum[g] = Simd::load(out[g] + d);
+        mix_lanes<G>(t, page + d, weights, shrink, sum, [](const float* p) { return Simd::load(p); });
+        for (int g = 0; g < G; g++) Simd::store(out[g] + d, sum[g]);
     }
+    if (d == t.head_dim) return;
+    const int n = (int)(t.head_dim - d);
+    for (int g = 0; g < G; g++) sum[g] = Simd::load(out[g] + d, n);
+    mix_lanes<G>(t, page + d, weights, shrink, sum, [n](const float* p) { return Simd::load(p, n); });
+    for (int g = 0; g < G; g++) Simd::store(out[g] + d, sum[g], n);
 }
 
 template <int G>
@@ -124,7 +142,7 @@ void attend(const AttentionTask& t) {
         widen_keys(t, page, keys);
         widen_values(t, page, tokens, values);
         int64_t i = 0;
-        for (; i + kGroup <= t.count; i += kGroup) visit<kGroup>(t, i, start, keys, values, running);
+        for (; i + Simd::kQueries <= t.count; i += Simd::kQueries) visit<Simd::kQueries>(t, i, start, keys, values, running);
         for (; i < t.count; i++) visit<1>(t, i, start, keys, values, running);
     }
     for (int64_t i = 0; i < t.count; i++) {

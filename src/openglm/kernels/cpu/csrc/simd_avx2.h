@@ -11,6 +11,7 @@ namespace {
 struct Simd {
     static constexpr const char* kName = "avx2";
     static constexpr int kTileRows = 4, kTileBlocks = 1;  // 8 of 16 registers hold sums
+    static constexpr int kQueries = 4;                    // of attention, in registers together
     static constexpr int kInt8Offset = 128;               // weights enter `dot8` signed, less by this
 
     struct F {

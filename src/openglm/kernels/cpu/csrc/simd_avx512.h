@@ -13,6 +13,7 @@ namespace {
 
 struct Simd {
     static constexpr int kTileRows = 6, kTileBlocks = 2;  // 12 sums and 12 results in 32 registers
+    static constexpr int kQueries = 8;                    // of attention, in registers together
     static constexpr int kInt8Offset = 0;                 // weights enter `dot8` as they are, unsigned
 
     using F = __m512;

@@ -11,6 +11,7 @@ namespace {
 struct Simd {
     static constexpr const char* kName = "neon";
     static constexpr int kTileRows = 2, kTileBlocks = 1;  // 8 + 8 of 32 registers hold sums and results
+    static constexpr int kQueries = 4;  // of attention, in registers together
     static constexpr int kInt8Offset = 128;               // weights enter `dot8` signed, less by this
 
     struct F {
