@@ -113,7 +113,7 @@ def prefill_bytes(config: ModelConfig, num_tokens: int, num_keys: int, width: in
     Args:
         config: the architecture.
         num_tokens: read at once.
-        num_keys: attended to, cached ones included.
+        num_keys: attended to, cached ones included; 0 without a mask.
         width: bytes of a number.
     """
     inner = (3 + config.is_gated) * config.intermediate_size

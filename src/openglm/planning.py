@@ -15,6 +15,7 @@ from openglm.errors import UsageError
 from openglm.memory import (
     KEPT_WIDTH,
     READ_AT_ONCE,
+    READ_AT_ONCE_COMPILED,
     ROWS_AT_ONCE,
     WIDTHS,
     cache_bytes,
@@ -25,7 +26,7 @@ from openglm.memory import (
 )
 
 Device = Literal["cpu", "gpu"]
-RUNTIME_BYTES = {"cpu": 350_000_000, "gpu": 750_000_000}
+RUNTIME_BYTES = {"cpu": 270_000_000, "gpu": 750_000_000}
 """Of Python with torch on a CPU (measured, benchmarks/full_size.py); of CUDA's context, libraries
 and allocator on a GPU (an allowance: the official figures leave 0.4 to 1.3 GB)."""
 KEPT_FREED_BYTES = 64 << 20
@@ -120,7 +121,7 @@ def plan_inference(
         device: where the model runs.
         num_devices: tensor-parallel degree; attention heads are shared out.
         available: bytes of each device.
-        is_compiled: integer weights are read as they are; plain torch makes floats of some rows.
+        is_compiled: on the compiled kernels, which need no mask, and no floats of integer weights.
 
     Raises:
         UsageError: unknown dtype, too long a context, a degree that does not divide the heads.
@@ -128,11 +129,15 @@ def plan_inference(
     is_quantized = parse_dtype_name(dtype) is not None
     context = _context(config, context)
     _check_degree(config, num_devices)
+    on_kernels = device == "cpu" and is_compiled
     width = WIDTHS.get(dtype, 4 if device == "cpu" else KEPT_WIDTH)
     weights = weight_bytes(config, dtype, width)
+    width = 4 if on_kernels else width  # what they compute in, whatever the weights are
     kv_heads = max(config.kv_heads // num_devices, 1)
     cache = cache_bytes(config, context, width) * batch_size * kv_heads // config.kv_heads
-    piece = min(context, READ_AT_ONCE) if config.is_causal else context
+    at_once = READ_AT_ONCE_COMPILED if on_kernels else READ_AT_ONCE
+    piece = min(context, at_once) if config.is_causal else context
+    masked = 0 if on_kernels else context
     whole = "a piece of a prompt" if piece < context else "a whole prompt"
     kept = f" in {dtype}, the rest {width} bytes" if is_quantized else f" in {dtype}"
     shared = f", shared by {num_devices}" if num_devices > 1 else ""
@@ -149,7 +154,7 @@ def plan_inference(
         ),
         Part(
             "activations",
-            prefill_bytes(config, piece * batch_size, context, width) // num_devices,
+            prefill_bytes(config, piece * batch_size, masked, width) // num_devices,
             f"{whole}: {batch_size} x {piece:,} tokens in the widest block",
         ),
         _libraries(device),

@@ -173,7 +173,8 @@ def test_blanks_of_glm130b_are_filled_one_after_the_other():
     prompt = Prompt(context, places, ["", "", ""], tokens["sop"], ends, "refeed", tokens["gmask"])
     filler = Filler(model.network, prompt, SamplingParams(max_tokens=len(written)))
     read = []
-    filler._read, original = lambda ids: read.append(list(ids)) or original(ids), filler._read
+    begin = filler._begin
+    filler._begin = lambda: read.append(list(filler.writer.context_ids)) or begin()
     script = iter([*written, *[5] * len(written)])
     filler.sampler.choose = lambda logits, blank: Choice(next(script), 0.0)
     steps = list(filler.run())

@@ -67,9 +67,7 @@ class PagedReader:
         return other
 
     @torch.no_grad()
-    def _forward(
-        self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor
-    ) -> Tensor:
+    def _forward(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
         count = tokens.shape[1]
         part = Part(count, self.length + count, self.visible, self.pages)
         context = self.cache.context([part])

@@ -14,6 +14,7 @@ many keys; values lie with the elements innermost, for the same reason.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,12 +66,16 @@ class Pages:
         values: (num_pages, K, PAGE_TOKENS, D) in the same.
         key_scales: (num_pages, K, PAGE_TOKENS) float32 for int8, else None.
         value_scales: likewise.
+
+    Attributes:
+        native: how the compiled kernels see them, once they did.
     """
 
     keys: Tensor
     values: Tensor
     key_scales: Tensor | None = None
     value_scales: Tensor | None = None
+    native: Any = field(default=None, init=False, repr=False)
 
     def copy(self) -> Pages:
         """The same in memory of its own."""

@@ -6,11 +6,12 @@ knows only the position, as in PanGu-alpha (CodeGeeX paper, section 2.2). Nothin
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from openglm.config import ModelConfig
 from openglm.model.transformer import BLOCKS, Transformer
 from openglm.nn.context import Context
+from openglm.nn.embedding import Table
 
 
 class TopQueryTransformer(Transformer):
@@ -18,7 +19,7 @@ class TopQueryTransformer(Transformer):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.top_queries = nn.Embedding(config.position_rows, config.hidden_size)
+        self.top_queries = Table(config.position_rows, config.hidden_size)
         self.top_layer = BLOCKS[config.residual](config)
 
     def top(self, x: Tensor, position_ids: Tensor, context: Context) -> Tensor:

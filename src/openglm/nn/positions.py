@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from openglm.config import ModelConfig
+from openglm.nn.embedding import Table
 from openglm.nn.rotary import RotaryPositions
 
 
@@ -13,7 +14,7 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.position = nn.Embedding(config.position_rows, config.hidden_size)
+        self.position = Table(config.position_rows, config.hidden_size)
 
     def forward(
         self, x: Tensor, position_ids: Tensor, block_position_ids: Tensor
@@ -27,8 +28,8 @@ class Learned2DPositions(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.position = nn.Embedding(config.position_rows, config.hidden_size)
-        self.block_position = nn.Embedding(config.position_rows, config.hidden_size)
+        self.position = Table(config.position_rows, config.hidden_size)
+        self.block_position = Table(config.position_rows, config.hidden_size)
 
     def forward(
         self, x: Tensor, position_ids: Tensor, block_position_ids: Tensor

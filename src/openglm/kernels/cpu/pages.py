@@ -55,8 +55,11 @@ def _is_whole(x: Tensor) -> bool:
 
 
 def _native(pages: Pages) -> Any:
-    native = module()
-    assert native is not None
-    tensors = (pages.keys, pages.values, pages.key_scales, pages.value_scales)
-    pointers = (0 if tensor is None else tensor.data_ptr() for tensor in tensors)
-    return native.Pages(KIND_OF[pages.keys.dtype], *pages.keys.shape[1:3], *pointers)
+    """The native view of a layer's pages, made once: they never move."""
+    if pages.native is None:
+        built = module()
+        assert built is not None
+        tensors = (pages.keys, pages.values, pages.key_scales, pages.value_scales)
+        pointers = (0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+        pages.native = built.Pages(KIND_OF[pages.keys.dtype], *pages.keys.shape[1:3], *pointers)
+    return pages.native
