@@ -14,6 +14,7 @@ NAMES = (
     "train_mini",
     "decode_mini",
     "full_size",
+    "engine_cpu",
 )
 GPU_NAMES = ("gpu_decode",)
 here = NAMES + GPU_NAMES if torch.cuda.is_available() else NAMES
