@@ -163,8 +163,12 @@ class LanguageModel:
         """An engine that many requests share, with memory of its own; see `Engine`.
 
         Args:
-            **settings: of `Engine`: memory_bytes, kv_dtype, max_batch_tokens, max_drafts, clock.
+            **settings: of `Engine`: memory_bytes, kv_dtype, max_batch_tokens, max_drafts,
+                draft_model (a `LanguageModel`), clock.
         """
+        draft = settings.pop("draft_model", None)
+        if draft is not None:
+            settings["draft_model"] = draft.network
         return Engine(self.network, banned_ids=self._banned_ids, **settings)
 
     def request(self, asked: Messages, task: str = "generate", **sampling: Any) -> Asked:

@@ -15,16 +15,19 @@ from helpers_engine import (
     alone,
     assert_same_steps,
     finish,
+    load,
     make_engine,
     random_asked,
     random_params,
     random_prompt,
     run_together,
 )
+from helpers_models import random_model
 from openglm.engine.paged_cache import pages_for
 from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import causal_prompt
-from openglm.engine.writer import most_tokens
+from openglm.engine.writer import Asked, most_tokens
+from openglm.errors import RequestError
 
 LONG = "chatglm/chatglm3_32k_tiny"
 """128 positions: prompts of several pages."""
@@ -175,6 +178,38 @@ def test_right_guesses_save_steps(temperature):
     numbers = guessing.statistics
     assert 0 < numbers.num_accepted <= numbers.num_drafted
     assert numbers.num_steps == plain.statistics.num_steps - numbers.num_accepted
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+@pytest.mark.parametrize("own", [True, False], ids=["itself", "another"])
+def test_a_draft_model_changes_nothing(own, temperature):
+    """A draft model that is right saves no step, or one that is wrong changes the text."""
+    draft = load(LONG).network if own else random_model(load(LONG).config, seed=3)
+    rng = random.Random(4)
+    engines = [make_engine(LONG, max_drafts=4, draft_model=draft), make_engine(LONG)]
+    params = SamplingParams(max_tokens=40, temperature=temperature, seed=9)
+    every = [Asked(random_prompt(LONG, rng, length=n), params) for n in (1, 40, 33)]
+    for engine in engines:
+        for request, asked in zip(run_together(engine, every, rng), every, strict=True):
+            assert_same_steps(request.steps, alone(LONG, asked))
+    assert engines[0].statistics.num_drafted > 0
+    if own and not temperature:
+        numbers = engines[0].statistics
+        assert numbers.num_accepted > 0.8 * numbers.num_drafted  # less behind an end
+        assert numbers.num_steps < 0.5 * engines[1].statistics.num_steps
+
+
+def test_draft_models_that_cannot_guess():
+    """A draft model of another vocabulary ends in an index error, a GLM in nonsense."""
+    network = load(LONG).network
+    larger = dataclasses.replace(network.config, vocab_size=network.config.vocab_size + 16)
+    stranger = random_model(larger)
+    with pytest.raises(RequestError, match="tokens"):
+        make_engine(LONG, max_drafts=4, draft_model=stranger)
+    with pytest.raises(RequestError, match="max_drafts"):
+        make_engine(LONG, draft_model=network)
+    with pytest.raises(RequestError, match="causal"):
+        make_engine(GROW[0], max_drafts=4, draft_model=load(GROW[0]).network)
 
 
 def test_guesses_cross_the_end_of_a_blank_nowhere():

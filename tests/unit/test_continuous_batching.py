@@ -21,7 +21,7 @@ from openglm.engine.engine import Engine
 from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import causal_prompt
 from openglm.engine.request import HEAD_START
-from openglm.engine.speculation import Drafter
+from openglm.engine.speculation import LookupDrafter
 from openglm.errors import RequestError
 from openglm.language_model import LanguageModel
 from openglm.results import Completion
@@ -291,18 +291,18 @@ def test_longest_requests_fit_exactly():
 
 def test_drafts_continue_what_stood_before():
     """What is guessed is not what followed the same tokens earlier."""
-    drafter = Drafter(4)
+    drafter = LookupDrafter(4)
     for guess in ([4], [4, 9], [4, 9, 1, 2], [4, 9, 1, 2]):
         assert drafter.propose([1, 2, 3, 4, 9, 1, 2, 3], 1, 8) == guess
         drafter.learn(len(guess), len(guess))
     assert drafter.propose([1, 2, 3, 4, 9, 1, 2, 3, 4, 9], 1, 1) == [1]
     assert drafter.propose([5, 9, 1, 7], 2, 8) == []  # another text
-    assert Drafter(0).propose([1, 2, 1, 2, 1, 2], 1, 8) == []
+    assert LookupDrafter(0).propose([1, 2, 1, 2, 1, 2], 1, 8) == []
 
 
 def test_drafts_that_fail_become_rare():
     """Text that repeats itself by chance only is slowed down by guesses."""
-    drafter = Drafter(8)
+    drafter = LookupDrafter(8)
     tokens = [1, 2, 3] * 3
     guesses = []
     for step in range(1000):
@@ -315,7 +315,7 @@ def test_drafts_that_fail_become_rare():
 
 def test_a_right_draft_forgives_earlier_ones():
     """After some guesses that failed, a text that begins to repeat itself is guessed no more."""
-    drafter = Drafter(8)
+    drafter = LookupDrafter(8)
     guesses = []
     for step in range(40):
         proposed = drafter.propose([1, 2, 3] * 3, 1, 1)

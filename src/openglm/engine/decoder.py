@@ -54,6 +54,10 @@ class Decoder:
         """Tokens read so far."""
         return self.cache.length
 
+    def rewind(self, length: int) -> None:
+        """Forgets all tokens but the first `length`."""
+        self.cache.length = length
+
     def copy(self) -> Decoder:
         """One with the same content that grows on its own."""
         other = copy.copy(self)

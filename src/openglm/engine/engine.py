@@ -31,7 +31,7 @@ from openglm.engine.prompt import Prompt
 from openglm.engine.request import Event, Request
 from openglm.engine.sampling import Rule
 from openglm.engine.scheduler import Chunk, Scheduler
-from openglm.engine.speculation import Drafter
+from openglm.engine.speculation import Drafter, LookupDrafter, ModelDrafter
 from openglm.engine.writer import Asked, Ends, Step, Writer, most_tokens
 from openglm.errors import OpenGLMError, RequestError
 from openglm.model import Transformer
@@ -82,6 +82,8 @@ class Engine:
             context sees itself whole.
         max_drafts: tokens guessed ahead at most per request and step; 0 = none. Changes speed,
             never what is written.
+        draft_model: guesses them, if both networks are causal and have the same vocabulary; None =
+            the request's own text is looked up.
         banned_ids: tokens that are only chosen if they end a blank.
         clock: seconds, for deadlines.
 
@@ -97,6 +99,7 @@ class Engine:
         kv_dtype: str = "auto",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         max_drafts: int = 0,
+        draft_model: Transformer | None = None,
         banned_ids: Collection[int] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -104,7 +107,10 @@ class Engine:
             raise RequestError(f"max_batch_tokens={max_batch_tokens} must be at least 1")
         if not 0 <= max_drafts <= MOST_DRAFTS:
             raise RequestError(f"max_drafts={max_drafts} must be from 0 (none) to {MOST_DRAFTS}")
+        if draft_model is not None:
+            _check_draft_model(model, draft_model, max_drafts)
         self.model = model
+        self.draft_model = draft_model
         self.banned_ids = banned_ids
         self.max_drafts = max_drafts
         self.clock = clock
@@ -172,12 +178,25 @@ class Engine:
                 f"{self.cache.num_pages * size:,}",
                 hint="shorten it, lower max_tokens, or give the engine more memory_bytes",
             )
-        drafter = Drafter(self.max_drafts)
-        place = (next(self._ids), writer, drafter, priority, tenant, deadline, self._num_steps)
+        place = (
+            next(self._ids),
+            writer,
+            self._drafter(longest),
+            priority,
+            tenant,
+            deadline,
+            self._num_steps,
+        )
         request = Request(*place)
         self._requests[request.id] = request
         self._arrived.append(request)
         return request
+
+    def _drafter(self, num_tokens: int) -> Drafter:
+        """For a request of at most `num_tokens`."""
+        if self.draft_model is None:
+            return LookupDrafter(self.max_drafts)
+        return ModelDrafter(self.draft_model, self.max_drafts, num_tokens)
 
     def cancel(self, request_id: int) -> bool:
         """Ends a request before it is given another token; False if it has ended already."""
@@ -331,3 +350,20 @@ def _rows(chunk: Chunk) -> Tensor:
     places = [writer.place(number) for number in range(first, first + len(chunk.drafts))]
     drafted = torch.tensor([chunk.drafts, *map(list, zip(*places, strict=True))])
     return torch.cat([rows, drafted], dim=1)
+
+
+def _check_draft_model(model: Transformer, draft_model: Transformer, max_drafts: int) -> None:
+    """Raises `RequestError` for a draft model that could not guess."""
+    sizes = draft_model.config.vocab_size, model.config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise RequestError(
+            f"the draft model has {sizes[0]} tokens, the model {sizes[1]}",
+            hint="take a smaller model of the same family",
+        )
+    if not (model.config.is_causal and draft_model.config.is_causal):
+        raise RequestError(
+            "a draft model guesses for causal models only, and must be one itself",
+            hint="leave it out: texts that repeat themselves are guessed without",
+        )
+    if not max_drafts:
+        raise RequestError("draft_model without max_drafts guesses nothing", hint="max_drafts=4")

@@ -60,6 +60,10 @@ class PagedReader:
         """Appends (1, T) tokens that see everything before them; returns logits (1, T, V)."""
         return self.model.logits(self._forward(tokens, position_ids, block_position_ids)).float()
 
+    def rewind(self, length: int) -> None:
+        """Forgets all tokens but the first `length`."""
+        self.length = length
+
     def copy(self) -> PagedReader:
         """One with the same content that grows on its own."""
         other = copy.copy(self)

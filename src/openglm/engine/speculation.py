@@ -1,16 +1,23 @@
-"""`Drafter`: guesses the next tokens from the request's own text (prompt lookup).
+"""Drafters guess the next tokens of a request: from its own text, or with a smaller model.
 
-Where the last tokens of a text stood earlier in it, what followed there is proposed. One forward
-call gives the logits behind every proposed token, and tokens are chosen from them one after the
-other with the request's own sampler, until a choice differs from the guess. A guess is certain of
-itself, so this is speculative sampling (Leviathan et al. 2023, algorithm 1) exactly: it is
-accepted with probability p(guess), and otherwise the choice comes from p without it. The sampler
-draws once per token as without guesses, so even the same seed gives the same text.
+One forward call gives the logits behind every proposed token, and tokens are chosen from them one
+after the other with the request's own sampler, until a choice differs from the guess. A guess is
+certain of itself, so this is speculative sampling (Leviathan et al. 2023, algorithm 1) exactly: it
+is accepted with probability p(guess), and otherwise the choice comes from p without it. The
+sampler draws once per token as without guesses, so even the same seed gives the same text.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from openglm.engine.reader import reader_for
+from openglm.memory import READ_AT_ONCE_COMPILED
+from openglm.model import Transformer
 
 SIZES = (3, 2)
 """Lengths of the n-grams that are looked up, the more telling first."""
@@ -19,7 +26,7 @@ PAUSES = (2, 8, 32, 128)
 repeats itself is guessed at in 4 of its first 50 steps and in 1 of 129 behind them."""
 
 
-class Drafter:
+class Drafter(ABC):
     """Guesses for one request; `most` tokens at a time, 0 = never.
 
     One token is guessed at first; a width that was accepted whole doubles. When less than half is
@@ -28,7 +35,6 @@ class Drafter:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._passes = 0
         self._width = min(1, most)
         self._pause = 0
         self._failures = 0
@@ -44,15 +50,10 @@ class Drafter:
         limit = min(limit, self._width)
         if limit < 1:
             return []
-        self._index(tokens, passes)
         if self._pause:
             self._pause -= 1
             return []
-        for size in SIZES:
-            place = self._ends.get(tuple(tokens[-size:]))
-            if place is not None:
-                return list(tokens[place : place + limit])
-        return []
+        return self._guess(tokens, passes, limit)
 
     def learn(self, proposed: int, accepted: int) -> None:
         """Adapts to how many of the proposed tokens were right."""
@@ -64,6 +65,25 @@ class Drafter:
             self._width = min(2 * self._width, self.most)
             self._failures = 0
 
+    @abstractmethod
+    def _guess(self, tokens: Sequence[int], passes: int, limit: int) -> list[int]: ...
+
+
+class LookupDrafter(Drafter):
+    """Where the last tokens stood earlier in the text, proposes what followed there."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self._passes = 0
+
+    def _guess(self, tokens: Sequence[int], passes: int, limit: int) -> list[int]:
+        self._index(tokens, passes)
+        for size in SIZES:
+            place = self._ends.get(tuple(tokens[-size:]))
+            if place is not None:
+                return list(tokens[place : place + limit])
+        return []
+
     def _index(self, tokens: Sequence[int], passes: int) -> None:
         """Remembers behind which place each n-gram last stood, the very end excepted."""
         if passes != self._passes:
@@ -74,3 +94,45 @@ class Drafter:
                 if end >= size:
                     self._ends[tuple(tokens[end - size : end])] = end
         self._indexed = len(tokens)
+
+
+class ModelDrafter(Drafter):
+    """Proposes what a smaller causal model finds likeliest.
+
+    Args:
+        model: the smaller network, with the same vocabulary.
+        most: tokens at a time.
+        num_tokens: how long the text may become; beyond the model's positions nothing is guessed.
+    """
+
+    def __init__(self, model: Transformer, most: int, num_tokens: int) -> None:
+        super().__init__(most)
+        self.room = min(num_tokens + most, model.config.max_position_embeddings)
+        nothing = torch.zeros((1, 0), dtype=torch.int64)
+        self._reader = reader_for(model)(model, nothing, self.room, True)
+        self._read: list[int] = []
+
+    def _guess(self, tokens: Sequence[int], passes: int, limit: int) -> list[int]:
+        limit = min(limit, self.room - len(tokens) + 1)
+        if limit < 1:
+            return []
+        same = zip(self._read, tokens[:-1], strict=False)
+        shared = next((i for i, (old, new) in enumerate(same) if old != new), None)
+        self._reader.rewind(min(len(self._read), len(tokens) - 1) if shared is None else shared)
+        guesses: list[int] = []
+        unread = list(tokens[self._reader.length :])
+        while True:
+            for start in range(0, len(unread), READ_AT_ONCE_COMPILED):
+                logits = self._feed(unread[start : start + READ_AT_ONCE_COMPILED])
+            guesses.append(int(logits.argmax()))
+            if len(guesses) == limit:
+                break
+            unread = guesses[-1:]
+        self._read = [*tokens, *guesses[:-1]]
+        return guesses
+
+    def _feed(self, tokens: list[int]) -> Tensor:
+        """Logits (V,) behind the last of some more tokens."""
+        ids = torch.tensor([tokens])
+        positions = torch.arange(self._reader.length, self._reader.length + len(tokens))[None]
+        return self._reader.feed(ids, positions, torch.zeros_like(ids))[0, -1]
