@@ -124,7 +124,8 @@ def _first_token(dtype: str) -> dict[str, float]:
     config, scheme = preset(MODEL).model, find_scheme(dtype)
     assert scheme is not None
     if not folder.exists():
-        save_checkpoint(folder, config, RandomQuantizedWeights(config, scheme, 0, torch.float16), "openglm")
+        weights = RandomQuantizedWeights(config, scheme, 0, torch.float16)
+        save_checkpoint(folder, config, weights, "openglm")
     code = (
         "import openglm, torch; from openglm.engine.reader import reader_for\n"
         f"net = openglm.load({str(folder)!r}, device='cpu').network\n"

@@ -26,6 +26,26 @@ from openglm.tokenizers import Tokenizer
 GLM_GOLDENS = Path(__file__).parent / "goldens" / "glm"
 
 
+NETWORKS = {
+    "glm": {},
+    "chatglm2": {
+        "position": "rotary",
+        "activation": "swiglu",
+        "norm": "rmsnorm",
+        "num_key_value_heads": 2,
+        "linear_bias": False,
+    },
+    "glm130b": {"position": "rotary", "residual": "deepnorm", "activation": "geglu"},
+    "glm4-0414": {
+        "position": "rotary",
+        "activation": "swiglu",
+        "norm": "rmsnorm",
+        "num_key_value_heads": 2,
+        "residual": "sandwich",
+    },
+}
+
+
 def tiny_config(**changes: Any) -> ModelConfig:
     """Layers, heads, head width and the sizes made of them all differ; 12 heads split many ways."""
     values: dict[str, Any] = {

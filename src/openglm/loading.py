@@ -13,6 +13,7 @@ from openglm.compiled.transform import can_compile, compiled
 from openglm.config import ModelConfig
 from openglm.errors import UnknownTokenizerError, UsageError
 from openglm.home import find_model
+from openglm.kernels.cpu import module
 from openglm.language_model import LanguageModel
 from openglm.memory import parse_dtype_name
 from openglm.model import Transformer
@@ -39,9 +40,10 @@ def load(
 
     Args:
         name: `mini`, a checkpoint folder (recognised by its content), or a downloaded model.
-        dtype: float32, bfloat16, float16; auto = float32 on a CPU, as stored on a GPU. int8 and
-            int4 quantize the blocks by the official scheme, int4-g64 and other names of a `Scheme`
-            by groups; they compute as auto does.
+        dtype: float32, bfloat16, float16; auto = as stored. int8 and int4 quantize the blocks by
+            the official scheme, int4-g64 and other names of a `Scheme` by groups. A CPU computes
+            in float32 whatever the weights are; bfloat16 rounds activations too, which is faster
+            where the processor has instructions for it.
         device: cpu, cuda, cuda:N; auto = a GPU if there is one.
         tokenizer: folder of the vocabulary, if it is not beside the weights.
         description: what a Megatron folder does not say, like {"num_attention_heads": 64}.
@@ -72,14 +74,14 @@ def load(
             raise UsageError("random_weights goes with name, dtype and device only")
         config = _architecture(str(name))
         network = load_random(config, kind or torch.bfloat16, place, scheme)
-        network = _for_kernels(network, activations)
+        network = _for_kernels(network, dtype, activations)
         return LanguageModel(network, None, f"{name} (random weights)")
     folder = find_model(str(name))
     loaded = load_checkpoint(folder, kind, place, description, exact_rotary, scheme)
     network = loaded.model
     if prefix is not None:
         network.prefix = load_prefix(Path(prefix), loaded.config)
-    network = _for_kernels(network, activations)
+    network = _for_kernels(network, dtype, activations)
     found, problem = None, None
     try:
         found = (
@@ -92,11 +94,14 @@ def load(
     return LanguageModel(network, found, str(name), loaded.token_ids, problem)
 
 
-def _for_kernels(network: Transformer, activations: str) -> Transformer:
+def _for_kernels(network: Transformer, dtype: str, activations: str) -> Transformer:
     """The network on the kernels of its device, as far as there are any; in place."""
     if network.device.type == "cuda":
         return pack_rows(network)
-    return compiled(network, activations) if can_compile(network) else network
+    if not can_compile(network):
+        return network
+    rounds = dtype == "bfloat16" and activations == "auto"
+    return compiled(network, "bfloat16" if rounds else activations)
 
 
 def _architecture(name: str) -> ModelConfig:
@@ -130,6 +135,7 @@ def parse_dtype(name: str) -> torch.dtype:
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype | None:
+    """What weights become; None = as stored. Plain torch on a CPU needs float32 to compute in."""
     if name == "auto":
-        return torch.float32 if device.type == "cpu" else None
+        return torch.float32 if device.type == "cpu" and module() is None else None
     return parse_dtype(name)

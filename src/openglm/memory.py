@@ -52,8 +52,8 @@ def weight_bytes(config: ModelConfig, dtype: str, kept_width: int = KEPT_WIDTH) 
     Args:
         config: the architecture.
         dtype: a key of `WIDTHS`, or the name of a `Scheme`.
-        kept_width: bytes of a number that quantization leaves alone: 2 in files and on GPUs, 4 on
-            CPUs, where float32 is computed in.
+        kept_width: bytes of a number that quantization leaves alone: 2, or 4 in plain torch on a
+            CPU, where weights have the dtype that is computed in.
     """
     scheme = parse_dtype_name(dtype)
     if scheme is None:

@@ -130,7 +130,7 @@ def plan_inference(
     context = _context(config, context)
     _check_degree(config, num_devices)
     on_kernels = device == "cpu" and is_compiled
-    width = WIDTHS.get(dtype, 4 if device == "cpu" else KEPT_WIDTH)
+    width = WIDTHS.get(dtype, 4 if device == "cpu" and not is_compiled else KEPT_WIDTH)
     weights = weight_bytes(config, dtype, width)
     width = 4 if on_kernels else width  # what they compute in, whatever the weights are
     kv_heads = max(config.kv_heads // num_devices, 1)

@@ -10,6 +10,7 @@ import pytest
 
 from openglm import process
 from openglm.cli.main import _run
+from openglm.kernels.cpu import module
 from openglm.memory import weight_bytes
 from openglm.registry import preset
 
@@ -28,8 +29,10 @@ def test_measured_memory_is_the_planned_one(name, dtype):
     found = glm("bench", name, "--random-weights", "--dtype", dtype, *asked)
     planned = glm("plan", name, "--dtype", dtype, "--context", "66")
     assert found["peak_bytes"] == pytest.approx(planned["bytes_per_device"], rel=0.05)
-    weights = weight_bytes(preset(name).model, dtype, 4)
-    assert found["load"]["weight_bytes"] == weights == planned["parts"]["weights"]
+    weights = weight_bytes(preset(name).model, dtype, 4 if module() is None else 2)
+    assert planned["parts"]["weights"] == weights
+    # The kernels keep vectors (norms, biases, scales of rows) in float32.
+    assert found["load"]["weight_bytes"] == pytest.approx(weights, rel=0.02)
     process = found["load"]["process_bytes"]
     # Drawing and quantizing weights must not need much more than they take in the end.
     assert process["peak"] < process["after"] + 1e9

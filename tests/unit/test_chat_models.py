@@ -52,9 +52,9 @@ def script(model, ids):
     """Makes the network write these ids, whatever it is fed; returns what it is fed."""
     fed: list[list[int]] = []
     answers = iter(ids)
-    original = model.network.forward
+    original = model.network.run
 
-    def forward(input_ids, *rest, **more):
+    def run(input_ids, *rest, **more):
         fed.append(input_ids[0].tolist())
         return original(input_ids, *rest, **more)
 
@@ -63,7 +63,7 @@ def script(model, ids):
         row[..., next(answers)] = 100.0
         return row
 
-    model.network.forward, model.network.logits = forward, logits
+    model.network.run, model.network.logits = run, logits
     return fed
 
 

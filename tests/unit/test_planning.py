@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers_models import tiny_config
+from helpers_models import NETWORKS, tiny_config
 from openglm.errors import UsageError
 from openglm.memory import saved_bytes, streamed_bytes, weight_bytes
 from openglm.model import build
@@ -15,24 +15,6 @@ from openglm.registry import preset, presets
 
 GIB = 2**30
 STILL = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
-NETWORKS = {
-    "glm": {},
-    "chatglm2": {
-        "position": "rotary",
-        "activation": "swiglu",
-        "norm": "rmsnorm",
-        "num_key_value_heads": 2,
-        "linear_bias": False,
-    },
-    "glm130b": {"position": "rotary", "residual": "deepnorm", "activation": "geglu"},
-    "glm4-0414": {
-        "position": "rotary",
-        "activation": "swiglu",
-        "norm": "rmsnorm",
-        "num_key_value_heads": 2,
-        "residual": "sandwich",
-    },
-}
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,10 @@ def _check_memory(model: str, dtype: str, device: str, context: int, batch_size:
     if room is None or pick_device(device).type != "cpu":
         return
     config, origin = find_architecture(model)
-    chosen = origin.get("quantization", "float32") if dtype == "auto" else dtype
-    plan = plan_inference(config, chosen, context, batch_size, "cpu", 1, room, why_not() is None)
+    is_compiled = why_not() is None
+    floats = "bfloat16" if is_compiled else "float32"
+    chosen = origin.get("quantization", floats) if dtype == "auto" else dtype
+    plan = plan_inference(config, chosen, context, batch_size, "cpu", 1, room, is_compiled)
     if not plan.fits:
         raise UsageError(
             f"{model} in {chosen} needs {size(plan.total)}; {size(room)} are free here",

@@ -54,10 +54,10 @@ def plan(
     device: Any = "cpu" if cards is None else "gpu"
     count = 1 if cards is None else cards.count
     room = available_bytes() if cards is None else cards.bytes_each
-    floats = "float32" if cards is None else "bfloat16"
+    is_compiled = cards is not None or why_not() is None
+    floats = "bfloat16" if is_compiled else "float32"
     chosen = dtype or origin.get("quantization") or floats
     if train is None:
-        is_compiled = device == "gpu" or why_not() is None
         found = plan_inference(config, chosen, context, batch, device, count, room, is_compiled)
     elif count > 1:
         raise UsageError("--train is planned for one device", hint="leave out the number of GPUs")
@@ -73,7 +73,7 @@ def plan(
         return
     _tell(str(origin.get("title", model)), found, count, cards is None)
     if train is None:
-        _tell_speed(config, chosen, count, cards is None)
+        _tell_speed(config, chosen, count, 2 if is_compiled else 4)
 
 
 def _facts(found: Plan) -> dict[str, Any]:
@@ -116,12 +116,11 @@ def _tell(title: str, found: Plan, count: int, is_cpu: bool) -> None:
         console.print(f"{verdict}: {size(found.total)} {say('of', '/')} {room}")
 
 
-def _tell_speed(config: Any, dtype: str, count: int, is_cpu: bool) -> None:
+def _tell_speed(config: Any, dtype: str, count: int, kept_width: int) -> None:
     from openglm.cli.output import console, size
-    from openglm.memory import KEPT_WIDTH, WIDTHS, streamed_bytes
+    from openglm.memory import WIDTHS, streamed_bytes
 
-    width = WIDTHS.get(dtype, 4 if is_cpu else KEPT_WIDTH)
-    read = streamed_bytes(config, dtype, width) / count
+    read = streamed_bytes(config, dtype, WIDTHS.get(dtype, kept_width)) / count
     english = f"Each new token reads {size(read)} of weights"
     chinese = f"每个新词元读取权重 {size(read)}"
     if count > 1:

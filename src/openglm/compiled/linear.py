@@ -45,7 +45,7 @@ class CompiledLinear(Layer):
     Args:
         weight: the weight.
         bias: (N,) of any floating-point type, or None.
-        exact: integer weights meet activations as they are, not rounded to int8.
+        exact: activations are as they are, not rounded to what suits the weights.
     """
 
     def __init__(self, weight: Weight, bias: Tensor | None, exact: bool = True) -> None:
@@ -76,7 +76,7 @@ def packed_weight(layer: nn.Module) -> Weight:
     """The weight of a linear layer or embedding, in the packed layout.
 
     Args:
-        layer: plain, of float32 or bfloat16; or quantized.
+        layer: plain, or quantized.
     """
     if isinstance(layer, Packed):
         return layer.packed

@@ -11,13 +11,12 @@ from openglm.kernels.cpu import module
 from openglm.model import Transformer
 from openglm.nn.embedding import Embedding
 from openglm.process import return_freed_memory
-from openglm.quant.linear import PackedEmbedding, RowwiseLinear
+from openglm.quant.linear import PackedEmbedding, PackedLinear, RowwiseLinear
 
 
 def can_compile(model: Transformer) -> bool:
-    """Whether there are kernels for this network: on a CPU, in float32 or bfloat16."""
-    known = model.dtype in (torch.float32, torch.bfloat16)
-    return known and model.device.type == "cpu" and module() is not None
+    """Whether there are kernels for this network: on a CPU."""
+    return model.device.type == "cpu" and module() is not None
 
 
 @torch.no_grad()
@@ -28,9 +27,10 @@ def compiled(model: Transformer, activations: str = "auto") -> Transformer:
 
     Args:
         model: for which `can_compile` holds.
-        activations: how they meet integer weights. "float32": as they are; "int8": rounded per
-            token and group of columns, which is faster; "auto": as they are with the official
-            scheme, whose released code computes so, else int8.
+        activations: how they meet weights. "float32": as they are; "int8": rounded per token and
+            group of columns for integer weights, which is faster; "bfloat16": rounded for bfloat16
+            weights; "auto": as they are with floats and the official scheme, whose released code
+            computes so, else int8.
     """
     for name in ("word_embeddings", "layers", "final_norm", "top_layer", "lm_head"):
         if isinstance(part := getattr(model, name, None), nn.Module):
@@ -49,11 +49,9 @@ def _replaced(layer: nn.Module, activations: str) -> nn.Module:
     if is_linear(layer):
         bias = layer.bias
         assert bias is None or isinstance(bias, torch.Tensor)
-        official = isinstance(layer, RowwiseLinear)
-        exact = official if activations == "auto" else activations == "float32"
-        return CompiledLinear(packed_weight(layer), bias, exact)
+        return CompiledLinear(packed_weight(layer), bias, _is_exact(layer, activations))
     if isinstance(layer, Embedding | PackedEmbedding):
-        return CompiledEmbedding(packed_weight(layer), None, activations == "float32")
+        return CompiledEmbedding(packed_weight(layer), None, _is_exact(layer, activations))
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         return CompiledNorm(layer)
     for name, child in list(layer.named_children()):
@@ -61,3 +59,10 @@ def _replaced(layer: nn.Module, activations: str) -> nn.Module:
         if isinstance(layer, nn.ModuleList):
             return_freed_memory()
     return layer
+
+
+def _is_exact(layer: nn.Module, activations: str) -> bool:
+    """Whether activations meet the weights of a layer as they are."""
+    if isinstance(layer, PackedLinear | PackedEmbedding):
+        return activations == "float32"
+    return activations != ("int8" if isinstance(layer, RowwiseLinear) else "bfloat16")

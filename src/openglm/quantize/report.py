@@ -14,6 +14,7 @@ from openglm.benchmark import measure as measure_speed
 from openglm.checkpoints import load_checkpoint, open_checkpoint
 from openglm.compiled.transform import can_compile, compiled
 from openglm.config import ModelConfig
+from openglm.kernels.cpu import module
 from openglm.memory import quantized_shapes
 from openglm.planning import plan_inference
 from openglm.process import available_bytes
@@ -100,7 +101,7 @@ def tokens_per_s(folder: Path, config: ModelConfig, dtype: str) -> float | None:
     room = available_bytes()
     if plan_inference(config, dtype, context, available=room).fits is False:
         return None
-    model = load_checkpoint(folder, torch.float32).model
+    model = load_checkpoint(folder, None if module() else torch.float32).model
     model = compiled(model) if can_compile(model) else model
     speed = measure_speed(model, prompt, context - prompt)
     return speed.tokens_per_s(1)

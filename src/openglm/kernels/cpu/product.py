@@ -17,13 +17,13 @@ KINDS = {4: 0, 8: 1, torch.bfloat16: 2, torch.float32: 3, torch.float16: 4}
 class Product:
     """Weights that are applied to the same activations; their results stand side by side.
 
-    Activations are float32 from outside. Products with bfloat16 round them to bfloat16; those with
-    integers round them to int8, per token and group of columns, unless they shall be exact. Sums
-    are float32, in an order that does not depend on the number of tokens.
+    Activations are float32 from outside. Products with bfloat16 round them to bfloat16, those with
+    integers to int8, per token and group of columns, unless they shall be exact. Sums are float32,
+    in an order that does not depend on the number of tokens.
 
     Args:
         parts: weights and their biases, of one kind, width and grouping.
-        exact: integer weights meet activations as they are.
+        exact: weights meet activations as they are.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ enum class Kind : int32_t { kInt4, kInt8, kBf16, kF32, kF16 };
 // A weight (N, K), packed; columns are filled up to `columns`.
 struct Matrix {
     Kind kind;
-    bool exact;                 // integer weights meet activations as they are, not rounded to int8
+    bool exact;                 // activations are as they are, not rounded to int8 for integer weights or to bf16 for bf16 ones
     int64_t rows, columns;      // N, and K with what fills it up
     int64_t inputs;             // K
     int64_t group;              // columns that activations are quantized in

@@ -59,7 +59,7 @@ void prepare(Kind kind, bool exact, const float* x, int64_t inputs, const Activa
         for (int64_t i = 0; i < out.columns; i += 16) {
             const int64_t left = inputs - i;
             const Simd::F part = left > 0 ? Simd::load(from + i, (int)std::min<int64_t>(left, 16)) : Simd::zero();
-            if (kind == Kind::kBf16)
+            if (kind == Kind::kBf16 && !exact)
                 Simd::store_bf16(out.bf16 + row * out.columns + i, part);
             else
                 Simd::store(out.f32 + row * out.columns + i, part);
@@ -232,6 +232,28 @@ void bf16_tile(const Matrix& w, const Activations& x, int64_t block, int64_t row
     tile.write(w, block, y + row * stride, stride);
 }
 
+// bfloat16 weights and activations as they are.
+template <int M, int B, bool kAhead>
+void exact_bf16_tile(const Matrix& w, const Activations& x, int64_t block, int64_t row, float* y, int64_t stride) {
+    const int64_t block_bytes = w.stride();
+    const uint8_t* weights = w.values + block * block_bytes;
+    const float* act = x.f32 + row * x.columns;
+    Tile<M, B> tile;
+    for (int64_t k = 0; k < w.columns; k += 2, weights += 64) {
+        Simd::F column[2][B];
+        for (int b = 0; b < B; b++) {
+            Simd::split_pairs((const uint16_t*)(weights + b * block_bytes), column[0][b], column[1][b]);
+            if (kAhead) Simd::prefetch(weights + b * block_bytes + kPrefetchBytes);
+        }
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++)
+#pragma GCC unroll 8
+            for (int m = 0; m < M; m++)
+                for (int b = 0; b < B; b++) tile.value[m][b] = Simd::fma(column[j][b], Simd::set(act[m * x.columns + k + j]), tile.value[m][b]);
+    }
+    tile.write(w, block, y + row * stride, stride);
+}
+
 // Half-precision weights and activations as they are; 64 bytes have two columns of 16 rows.
 template <int M, int B, bool kAhead>
 void f16_tile(const Matrix& w, const Activations& x, int64_t block, int64_t row, float* y, int64_t stride) {
@@ -277,7 +299,9 @@ void f32_tile(const Matrix& w, const Activations& x, int64_t block, int64_t row,
 
 template <Kind kKind, bool kExact, int M, int B, bool kAhead>
 void any_tile(const Matrix& w, const Activations& x, int64_t block, int64_t row, float* y, int64_t stride) {
-    if constexpr (kKind == Kind::kBf16)
+    if constexpr (kKind == Kind::kBf16 && kExact)
+        exact_bf16_tile<M, B, kAhead>(w, x, block, row, y, stride);
+    else if constexpr (kKind == Kind::kBf16)
         bf16_tile<M, B, kAhead>(w, x, block, row, y, stride);
     else if constexpr (kKind == Kind::kF16)
         f16_tile<M, B, kAhead>(w, x, block, row, y, stride);
@@ -317,7 +341,7 @@ void linear(const Matrix& w, const Activations& x, int64_t first, int64_t last, 
     switch (w.kind) {
         case Kind::kInt4: return (w.exact ? blocks<Kind::kInt4, true> : blocks<Kind::kInt4, false>)(w, x, first, last, y, stride);
         case Kind::kInt8: return (w.exact ? blocks<Kind::kInt8, true> : blocks<Kind::kInt8, false>)(w, x, first, last, y, stride);
-        case Kind::kBf16: return blocks<Kind::kBf16, true>(w, x, first, last, y, stride);
+        case Kind::kBf16: return (w.exact ? blocks<Kind::kBf16, true> : blocks<Kind::kBf16, false>)(w, x, first, last, y, stride);
         case Kind::kF32: return blocks<Kind::kF32, true>(w, x, first, last, y, stride);
         case Kind::kF16: return blocks<Kind::kF16, true>(w, x, first, last, y, stride);
     }

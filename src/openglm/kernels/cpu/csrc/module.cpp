@@ -104,14 +104,15 @@ class Linear {
 
     Activations prepare(const float* x, int64_t rows) const {
         thread_local std::vector<uint8_t> memory;
-        const bool floats = kind_ == Kind::kF32 || kind_ == Kind::kF16 || (exact_ && kind_ != Kind::kBf16);
+        const bool floats = kind_ == Kind::kF32 || kind_ == Kind::kF16 || exact_;
         const int64_t groups = columns_ / group_, width = floats ? 4 : kind_ == Kind::kBf16 ? 2 : 1;
         uint8_t* base = scratch(memory, rows * (columns_ * width + groups * 8) + 64);
         base += -(uintptr_t)base & 63;
         Activations act{rows, columns_, group_, (int8_t*)base, nullptr, nullptr, (uint16_t*)base, (float*)base};
         act.scale = (float*)(base + rows * columns_ * width);
         act.sum = (int32_t*)(act.scale + rows * groups);
-        if ((kind_ == Kind::kF32 || kind_ == Kind::kF16) && inputs_ == columns_) {
+        const bool integers = kind_ == Kind::kInt4 || kind_ == Kind::kInt8;
+        if (floats && !integers && inputs_ == columns_) {
             act.f32 = const_cast<float*>(x);  // as it is
             return act;
         }

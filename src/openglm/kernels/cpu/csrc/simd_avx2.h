@@ -134,9 +134,15 @@ struct Simd {
     struct P {
         F even, odd;
     };
-    static P load_pairs(const uint16_t* p) {
+    static void split_pairs(const uint16_t* p, F& even, F& odd) {
         const I both = load8((const uint8_t*)p);
-        return {{lower(both.a), lower(both.b)}, {upper(both.a), upper(both.b)}};
+        even = {lower(both.a), lower(both.b)};
+        odd = {upper(both.a), upper(both.b)};
+    }
+    static P load_pairs(const uint16_t* p) {
+        P found;
+        split_pairs(p, found.even, found.odd);
+        return found;
     }
     static P two(const uint16_t* p) {
         uint32_t x, y;

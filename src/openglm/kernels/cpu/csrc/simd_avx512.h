@@ -91,8 +91,15 @@ struct Simd {
     struct P {
         F even, odd;
     };
-    static P load_pairs(const uint16_t* p) { return split(_mm512_loadu_si512(p)); }
-    static P two(const uint16_t* p) { return split(four((const int8_t*)p)); }
+    static P load_pairs(const uint16_t* p) {
+        P found;
+        split_pairs(p, found.even, found.odd);
+        return found;
+    }
+    static P two(const uint16_t* p) {
+        const I both = four((const int8_t*)p);
+        return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)), _mm512_castsi512_ps(_mm512_and_si512(both, set((int)0xffff0000)))};
+    }
     static F dot_bf16(F sum, P w, P x) { return fma(w.even, x.even, fma(w.odd, x.odd, sum)); }
     static void store_bf16(uint16_t* p, F x) {
         const __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), set(1));
@@ -101,15 +108,16 @@ struct Simd {
     }
 #endif
 
+    // The same as floats.
+    static void split_pairs(const uint16_t* p, F& even, F& odd) {
+        const I pairs = _mm512_loadu_si512(p);
+        even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+        odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, set((int)0xffff0000)));
+    }
+
     static void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
    private:
-#ifndef __AVX512BF16__
-    static P split(I pairs) {
-        const __m512i high = _mm512_and_si512(pairs, set((int)0xffff0000));
-        return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), _mm512_castsi512_ps(high)};
-    }
-#endif
     static __mmask16 mask(int n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
 };
 

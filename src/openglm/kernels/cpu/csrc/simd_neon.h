@@ -159,13 +159,16 @@ struct Simd {
     struct P {
         F even, odd;
     };
-    static P load_pairs(const uint16_t* p) {
-        P found;
+    static void split_pairs(const uint16_t* p, F& even, F& odd) {
         for (int i = 0; i < 4; i++) {
             const uint32x4_t both = vreinterpretq_u32_u16(vld1q_u16(p + 8 * i));
-            found.even.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(both, 16));
-            found.odd.v[i] = vreinterpretq_f32_u32(vandq_u32(both, vdupq_n_u32(0xffff0000)));
+            even.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(both, 16));
+            odd.v[i] = vreinterpretq_f32_u32(vandq_u32(both, vdupq_n_u32(0xffff0000)));
         }
+    }
+    static P load_pairs(const uint16_t* p) {
+        P found;
+        split_pairs(p, found.even, found.odd);
         return found;
     }
     static P two(const uint16_t* p) {

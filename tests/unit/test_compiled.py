@@ -1,0 +1,57 @@
+"""Networks on the compiled kernels: their numbers, and the memory of their weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import openglm
+from helpers_models import NETWORKS, forward, random_model, tiny_config
+from openglm.checkpoints import save_checkpoint
+from openglm.compiled.transform import can_compile, compiled
+from openglm.nn.masks import MaskSpec
+
+pytestmark = pytest.mark.skipif(
+    not can_compile(random_model(tiny_config())), reason="the kernels were not built"
+)
+HALVES = (torch.float16, torch.bfloat16)
+IDS = torch.arange(12).view(2, 6)
+
+
+def rounded_model(config, dtype):
+    """A float32 network whose weights are numbers of `dtype`."""
+    model = random_model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(dtype))
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_compute_in_float32(name, dtype):
+    """A residual, norm or activation is another one, or half-precision weights cost exactness."""
+    config = tiny_config(**NETWORKS[name])
+    mask = MaskSpec.causal()
+    expected = forward(rounded_model(config, dtype), IDS, mask)
+    found = forward(compiled(rounded_model(config, dtype).to(dtype)), IDS, mask)
+    assert found.dtype == torch.float32
+    assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_weights_stay_as_they_are_stored(dtype, tmp_path):
+    """A checkpoint of 12 GB takes 24 GB, or its numbers change."""
+    config = tiny_config()
+    weights = rounded_model(config, dtype).to(dtype).state_dict()
+    save_checkpoint(tmp_path / "model", config, weights, "openglm")
+    stored = openglm.load(tmp_path / "model", device="cpu")
+    assert stored.network.word_embeddings.weight.dtype == dtype
+    widened = openglm.load(tmp_path / "model", dtype="float32", device="cpu")
+    assert widened.network.word_embeddings.weight.dtype == torch.float32
+    assert_close(stored.logits(IDS), widened.logits(IDS), atol=1e-5, rtol=1e-5)
+    if dtype == torch.bfloat16:
+        rough = openglm.load(tmp_path / "model", dtype="bfloat16", device="cpu").logits(IDS)
+        assert not torch.equal(rough, stored.logits(IDS))
+        assert_close(rough, stored.logits(IDS), atol=0.2, rtol=0.05)
