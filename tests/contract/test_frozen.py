@@ -151,6 +151,7 @@ def test_public_names_of_the_engine() -> None:
             "kv_dtype",
             "max_batch_tokens",
             "max_drafts",
+            "draft_model",
             "banned_ids",
             "clock",
         ],
