@@ -15,6 +15,7 @@ NAMES = (
     "decode_mini",
     "full_size",
     "engine_cpu",
+    "speculation",
 )
 GPU_NAMES = ("gpu_decode",)
 here = NAMES + GPU_NAMES if torch.cuda.is_available() else NAMES
