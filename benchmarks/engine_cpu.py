@@ -70,9 +70,11 @@ def measure() -> dict[str, Any]:
 def neighbour() -> Iterator[None]:
     """A process that keeps one core busy."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        os.sched_setaffinity(busy.pid, {0})
-        yield
-        busy.kill()
+        try:
+            os.sched_setaffinity(busy.pid, {0})
+            yield
+        finally:
+            busy.kill()
 
 
 def _compare(
@@ -159,6 +161,6 @@ def _peer_version() -> str | None:
 
 
 def _run(words: list[Any]) -> dict[str, Any]:
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
+    done = subprocess.run(list(map(str, words)), stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found

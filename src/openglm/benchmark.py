@@ -155,16 +155,16 @@ def _run(
     if kind is PagedReader and batch_size > 1:
         return _run_engine(network, batch_size, prompt_tokens, new_tokens)
     device, is_causal = network.device, network.config.is_causal
-    start = _now(device)
-    ids = _random_ids(network, batch_size, prompt_tokens)
-    reader = kind(network, ids, new_tokens, is_causal)
-    read = _now(device)
+    length = prompt_tokens - is_causal  # a causal model's first token is chosen behind the last
+    ids = _random_ids(network, batch_size, length)
     tokens = _random_ids(network, batch_size, 1)
-    for step in range(new_tokens):
-        place = prompt_tokens + step if is_causal else prompt_tokens - 1
-        positions = torch.full_like(tokens, place)
+    start = read = _now(device)
+    reader = kind(network, ids, new_tokens + 1, is_causal)
+    for step in range(1 + new_tokens):
+        positions = torch.full_like(tokens, length + step if is_causal else length - 1)
         logits = reader.feed(tokens, positions, torch.full_like(tokens, step + 1))
         tokens = logits[:, -1:].argmax(dim=-1).cpu()
+        read = read if step else _now(device)
     return read - start, (_now(device) - read) / new_tokens
 
 
@@ -176,8 +176,14 @@ def _run_engine(
     is_glm = config.position == "learned_2d"
     style: Style = "causal" if config.is_causal else "grow" if is_glm else "refeed"
     lead = batch_size * (prompt_tokens // MAX_BATCH_TOKENS + 1)  # steps in which some still read
-    limit = config.max_position_embeddings - (0 if is_glm else prompt_tokens)
-    params = SamplingParams(max_tokens=min(new_tokens + lead, limit))
+    room = config.max_position_embeddings - (0 if is_glm else prompt_tokens)
+    if new_tokens + lead > room:
+        raise RequestError(
+            f"{batch_size} x {prompt_tokens} prompt tokens take {lead} steps to read, in which the "
+            f"first write already: with {new_tokens} more that is beyond this model's positions",
+            hint="shorten the prompts, or take fewer new tokens",
+        )
+    params = SamplingParams(max_tokens=new_tokens + lead)
     length = max(prompt_tokens - 1, 1)
     asked = [
         Asked(Prompt(ids, [length - 1], ["", ""], 0, frozenset(), style), params)

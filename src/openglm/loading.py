@@ -19,6 +19,7 @@ from openglm.memory import parse_dtype_name
 from openglm.model import Transformer
 from openglm.quant.packed_rows import pack_rows
 from openglm.registry import find_preset, preset
+from openglm.scheme import Scheme
 from openglm.tokenizers import find_tokenizer, require_tokenizer
 
 ACTIVATIONS = ("auto", "float32", "int8")
@@ -41,9 +42,9 @@ def load(
     Args:
         name: `mini`, a checkpoint folder (recognised by its content), or a downloaded model.
         dtype: float32, bfloat16, float16; auto = as stored. int8 and int4 quantize the blocks by
-            the official scheme, int4-g64 and other names of a `Scheme` by groups. A CPU computes
-            in float32 whatever the weights are; bfloat16 rounds activations too, which is faster
-            where the processor has instructions for it.
+            the official scheme, int4-g64 and other names of a `Scheme` by groups. The
+            compiled CPU kernels compute in float32 whatever the weights are; bfloat16 rounds
+            activations too, which is faster where the processor has instructions for it.
         device: cpu, cuda, cuda:N; auto = a GPU if there is one.
         tokenizer: folder of the vocabulary, if it is not beside the weights.
         description: what a Megatron folder does not say, like {"num_attention_heads": 64}.
@@ -74,14 +75,14 @@ def load(
             raise UsageError("random_weights goes with name, dtype and device only")
         config = _architecture(str(name))
         network = load_random(config, kind or torch.bfloat16, place, scheme)
-        network = _for_kernels(network, dtype, activations)
+        network = _for_kernels(network, dtype, activations, scheme)
         return LanguageModel(network, None, f"{name} (random weights)")
     folder = find_model(str(name))
     loaded = load_checkpoint(folder, kind, place, description, exact_rotary, scheme)
     network = loaded.model
     if prefix is not None:
         network.prefix = load_prefix(Path(prefix), loaded.config)
-    network = _for_kernels(network, dtype, activations)
+    network = _for_kernels(network, dtype, activations, loaded.scheme)
     found, problem = None, None
     try:
         found = (
@@ -94,14 +95,22 @@ def load(
     return LanguageModel(network, found, str(name), loaded.token_ids, problem)
 
 
-def _for_kernels(network: Transformer, dtype: str, activations: str) -> Transformer:
+def _for_kernels(
+    network: Transformer, dtype: str, activations: str, scheme: Scheme | None
+) -> Transformer:
     """The network on the kernels of its device, as far as there are any; in place."""
+    if activations != "auto" and (scheme is None or not can_compile(network)):
+        what = "float weights" if scheme is None else "plain torch, or a GPU"
+        raise UsageError(
+            f"activations={activations!r} has no effect on {what}: it is for integer weights in "
+            "the compiled CPU kernels",
+            hint="leave it out; glm doctor says which kernels are used",
+        )
     if network.device.type == "cuda":
         return pack_rows(network)
     if not can_compile(network):
         return network
-    rounds = dtype == "bfloat16" and activations == "auto"
-    return compiled(network, "bfloat16" if rounds else activations)
+    return compiled(network, "bfloat16" if dtype == "bfloat16" else activations)
 
 
 def _architecture(name: str) -> ModelConfig:

@@ -130,16 +130,16 @@ def plan_inference(
     context = _context(config, context)
     _check_degree(config, num_devices)
     on_kernels = device == "cpu" and is_compiled
-    width = WIDTHS.get(dtype, 4 if device == "cpu" and not is_compiled else KEPT_WIDTH)
-    weights = weight_bytes(config, dtype, width)
-    width = 4 if on_kernels else width  # what they compute in, whatever the weights are
+    kept_width = WIDTHS.get(dtype, 4 if device == "cpu" and not is_compiled else KEPT_WIDTH)
+    weights = weight_bytes(config, dtype, kept_width)
+    width = 4 if on_kernels else kept_width  # of what is computed
     kv_heads = max(config.kv_heads // num_devices, 1)
     cache = cache_bytes(config, context, width) * batch_size * kv_heads // config.kv_heads
     at_once = READ_AT_ONCE_COMPILED if on_kernels else READ_AT_ONCE
     piece = min(context, at_once) if config.is_causal else context
     masked = 0 if on_kernels else context
     whole = "a piece of a prompt" if piece < context else "a whole prompt"
-    kept = f" in {dtype}, the rest {width} bytes" if is_quantized else f" in {dtype}"
+    kept = f" in {dtype}, the rest {kept_width} bytes" if is_quantized else f" in {dtype}"
     shared = f", shared by {num_devices}" if num_devices > 1 else ""
     parts = [
         Part(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -10,6 +14,7 @@ import openglm
 from helpers_models import NETWORKS, forward, random_model, tiny_config
 from openglm.checkpoints import save_checkpoint
 from openglm.compiled.transform import can_compile, compiled
+from openglm.errors import UsageError
 from openglm.nn.masks import MaskSpec
 
 pytestmark = pytest.mark.skipif(
@@ -55,3 +60,36 @@ def test_weights_stay_as_they_are_stored(dtype, tmp_path):
         rough = openglm.load(tmp_path / "model", dtype="bfloat16", device="cpu").logits(IDS)
         assert not torch.equal(rough, stored.logits(IDS))
         assert_close(rough, stored.logits(IDS), atol=0.2, rtol=0.05)
+
+
+def test_activations_meet_integers_as_asked(tmp_path):
+    """A setting that changes numbers does nothing, or is taken where it could do nothing."""
+    config = tiny_config(hidden_size=48)
+    weights = random_model(config).state_dict()
+    save_checkpoint(tmp_path / "model", config, weights, "openglm")
+
+    def logits(dtype, activations):
+        model = openglm.load(tmp_path / "model", dtype=dtype, device="cpu", activations=activations)
+        return model.logits(IDS)
+
+    exact, rough = (logits("int4-g32", how) for how in ("float32", "int8"))
+    assert not torch.equal(exact, rough)
+    assert torch.equal(rough, logits("int4-g32", "auto"))
+    assert torch.equal(logits("int4", "float32"), logits("int4", "auto"))
+    assert_close(rough, exact, atol=0.5, rtol=0.05)  # 1 in 127 of a group's largest activation
+    for activations in ("float32", "int8"):
+        with pytest.raises(UsageError, match="no effect on float weights"):
+            logits("auto", activations)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"), [("reference", "None"), ("", "_native"), ("sse2", "KernelUnavailable")]
+)
+def test_the_environment_chooses_kernels(wanted, found):
+    """The specification cannot be asked for, or a typing error runs something else."""
+    code = "from openglm.kernels.cpu import module; print(module())"
+    environment = os.environ | {"OPENGLM_KERNELS": wanted}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert found in done.stdout + done.stderr

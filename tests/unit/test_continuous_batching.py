@@ -215,17 +215,18 @@ def test_deadlines():
     assert free.finish_reason == "length"
 
 
-def test_an_error_ends_its_own_request_only(monkeypatch):
+@pytest.mark.parametrize("error", [RequestError("no number"), KeyError("a rule")], ids=str)
+def test_an_error_ends_its_own_request_only(error, monkeypatch):
     """One request with broken numbers takes down all that run beside it."""
     engine = make_engine(NAME)
     broken, sound = (engine.add(prompt_of(9), LONG) for _ in range(2))
 
     def refuse(logits, blank):
-        raise RequestError("no number")
+        raise error
 
     monkeypatch.setattr(broken.writer.sampler, "choose", refuse)
     events = engine.step()
-    assert (broken.finish_reason, broken.error.message) == ("error", "no number")
+    assert (broken.finish_reason, broken.error) == ("error", error)
     assert writers(events) == [broken.id, sound.id]
     finish(engine)
     assert_same_steps(sound.steps, alone(NAME, (prompt_of(9), LONG)))

@@ -9,7 +9,7 @@ from openglm.kernels import cpu, paged_attention
 from openglm.kernels.attention import reference
 from openglm.kernels.paged_attention import PAGE_TOKENS, Pages, Segments, attend, store
 
-HEADS, KV_HEADS, WIDTH, NUM_PAGES = 6, 2, 8, 24
+HEADS, KV_HEADS, WIDTH, NUM_PAGES = 6, 2, 40, 24  # two registers of sixteen, and a tail
 SEQUENCES = [(70, 70, 0), (1, 40, 0), (5, 37, 0), (33, 33, 33), (1, 50, 20), (20, 64, 50)]
 """(new tokens, keys, visible): reading, decoding, pieces, whole contexts, blanks, both."""
 

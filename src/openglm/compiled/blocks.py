@@ -109,9 +109,11 @@ class CompiledNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) float32 -> the same."""
+        width = len(self.weight)
+        assert x.dtype == torch.float32
+        assert x.shape[-1] == width
         x = x.contiguous()
         out = torch.empty_like(x)
-        width = len(self.weight)
         weight = self.weight.data_ptr()
         where = (self.eps, out.data_ptr(), x.numel() // width, width)
         if self.bias is None:

@@ -33,7 +33,7 @@ from openglm.engine.sampling import Rule
 from openglm.engine.scheduler import Chunk, Scheduler
 from openglm.engine.speculation import Drafter, LookupDrafter, ModelDrafter
 from openglm.engine.writer import Asked, Ends, Step, Writer, most_tokens
-from openglm.errors import OpenGLMError, RequestError
+from openglm.errors import RequestError
 from openglm.model import Transformer
 
 MEMORY_BYTES = 1 << 30
@@ -308,7 +308,7 @@ class Engine:
         for row, guess in zip(logits, [*drafts, None], strict=False):  # no logits: no choice
             try:
                 steps = request.writer.write(row)
-            except OpenGLMError as error:  # of this request alone
+            except Exception as error:  # of this request alone: its rules may be anybody's code
                 request.error = error
                 return [*events, self._end(request, "error")]
             for step in steps:

@@ -56,6 +56,7 @@ class PagedReader:
             part = slice(start, start + piece)
             self._forward(context_ids[:, part], positions[:, part], blocks[:, part])
 
+    @torch.no_grad()
     def feed(self, tokens: Tensor, position_ids: Tensor, block_position_ids: Tensor) -> Tensor:
         """Appends (1, T) tokens that see everything before them; returns logits (1, T, V)."""
         return self.model.logits(self._forward(tokens, position_ids, block_position_ids)).float()

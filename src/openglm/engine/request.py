@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from openglm.engine.speculation import Drafter
 from openglm.engine.writer import Step, Writer
-from openglm.errors import OpenGLMError
 
 HEAD_START = 100
 """A request with a priority one higher stands in line as if it had come so many steps earlier.
@@ -48,7 +47,7 @@ class Request:
     arrival: int
     steps: list[Step] = field(default_factory=list)
     finish_reason: str | None = None
-    error: OpenGLMError | None = None
+    error: Exception | None = None
     pages: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     num_cached: int = 0
@@ -88,6 +87,7 @@ class Request:
     def forget(self) -> list[int]:
         """Lets go of all pages, and returns them; what was read will be read again."""
         pages, self.pages, self.keys = self.pages, [], []
+        self.drafter.forget()
         self.num_cached = self.num_prefix = 0
         return pages
 

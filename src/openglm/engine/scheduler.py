@@ -136,7 +136,8 @@ class Scheduler:
     def _portion(self, request: Request, left: int, behind: int, chunks: list[Chunk]) -> int:
         """How many tokens a request feeds: one, a piece, or a context that must not be cut.
 
-        Reading leaves one token to each request that decodes behind it, but never stops.
+        Reading in pieces leaves one token to each request that decodes behind it, but never stops;
+        a context that is read whole may take the step for itself.
         """
         unread = request.num_unread
         if unread == 1:

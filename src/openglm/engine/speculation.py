@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from openglm.engine.reader import reader_for
+from openglm.engine.decoder import Decoder
+from openglm.engine.reader import PagedReader, reader_for
 from openglm.memory import READ_AT_ONCE_COMPILED
 from openglm.model import Transformer
 
@@ -66,6 +67,10 @@ class Drafter(ABC):
             self._failures = 0
 
     @abstractmethod
+    def forget(self) -> None:
+        """Lets go of memory that can be had again."""
+
+    @abstractmethod
     def _guess(self, tokens: Sequence[int], passes: int, limit: int) -> list[int]: ...
 
 
@@ -75,6 +80,9 @@ class LookupDrafter(Drafter):
     def __init__(self, most: int) -> None:
         super().__init__(most)
         self._passes = 0
+
+    def forget(self) -> None:
+        """Nothing: an index of the text is all there is."""
 
     def _guess(self, tokens: Sequence[int], passes: int, limit: int) -> list[int]:
         self._index(tokens, passes)
@@ -99,6 +107,8 @@ class LookupDrafter(Drafter):
 class ModelDrafter(Drafter):
     """Proposes what a smaller causal model finds likeliest.
 
+    Its keys and values are its own: besides the engine's memory, while the request has pages.
+
     Args:
         model: the smaller network, with the same vocabulary.
         most: tokens at a time.
@@ -107,23 +117,30 @@ class ModelDrafter(Drafter):
 
     def __init__(self, model: Transformer, most: int, num_tokens: int) -> None:
         super().__init__(most)
+        self.model = model
         self.room = min(num_tokens + most, model.config.max_position_embeddings)
-        nothing = torch.zeros((1, 0), dtype=torch.int64)
-        self._reader = reader_for(model)(model, nothing, self.room, True)
+        self.forget()
+
+    def forget(self) -> None:
+        """Lets go of the keys and values; the text is read again when a guess is due."""
+        self._reader: Decoder | PagedReader | None = None
         self._read: list[int] = []
 
     def _guess(self, tokens: Sequence[int], passes: int, limit: int) -> list[int]:
         limit = min(limit, self.room - len(tokens) + 1)
         if limit < 1:
             return []
-        same = zip(self._read, tokens[:-1], strict=False)
+        if self._reader is None:
+            nothing = torch.zeros((1, 0), dtype=torch.int64)
+            self._reader = reader_for(self.model)(self.model, nothing, self.room, True)
+        reader, same = self._reader, zip(self._read, tokens[:-1], strict=False)
         shared = next((i for i, (old, new) in enumerate(same) if old != new), None)
-        self._reader.rewind(min(len(self._read), len(tokens) - 1) if shared is None else shared)
+        reader.rewind(min(len(self._read), len(tokens) - 1) if shared is None else shared)
         guesses: list[int] = []
-        unread = list(tokens[self._reader.length :])
+        unread = list(tokens[reader.length :])
         while True:
             for start in range(0, len(unread), READ_AT_ONCE_COMPILED):
-                logits = self._feed(unread[start : start + READ_AT_ONCE_COMPILED])
+                logits = _feed(reader, unread[start : start + READ_AT_ONCE_COMPILED])
             guesses.append(int(logits.argmax()))
             if len(guesses) == limit:
                 break
@@ -131,8 +148,9 @@ class ModelDrafter(Drafter):
         self._read = [*tokens, *guesses[:-1]]
         return guesses
 
-    def _feed(self, tokens: list[int]) -> Tensor:
-        """Logits (V,) behind the last of some more tokens."""
-        ids = torch.tensor([tokens])
-        positions = torch.arange(self._reader.length, self._reader.length + len(tokens))[None]
-        return self._reader.feed(ids, positions, torch.zeros_like(ids))[0, -1]
+
+def _feed(reader: Decoder | PagedReader, tokens: list[int]) -> Tensor:
+    """Logits (V,) behind the last of some more tokens of a causal model."""
+    ids = torch.tensor([tokens])
+    positions = torch.arange(reader.length, reader.length + len(tokens))[None]
+    return reader.feed(ids, positions, torch.zeros_like(ids))[0, -1]

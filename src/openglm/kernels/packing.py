@@ -12,8 +12,9 @@ a product needs no sum across its lanes:
     symmetric     w = scale (q - 2^(bits - 1))
     asymmetric    w = scale q + minimum
 
-Rows are filled up to whole blocks and columns to whole groups, with weights that are zero. Weights
-that are not quantized stand likewise; products of bfloat16 are made of pairs of columns:
+Rows are filled up to whole blocks and columns to whole groups, with zeros: those rows are never
+given out, and those columns meet activations that are zero. Weights that are not quantized stand
+likewise; products of bfloat16 are made of pairs of columns:
 
     bfloat16  (N / 16, K / 2, 16, 2)
     float16   (N / 16, K, 16, 1)

@@ -86,7 +86,7 @@ def measure(
         quality,
         None if text is None else text.sha256,
         source_speed,
-        tokens_per_s(folder, config, scheme.name),
+        tokens_per_s(folder, config, scheme),
     )
 
 
@@ -94,14 +94,22 @@ def _size(weights: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in weights.values())
 
 
-def tokens_per_s(folder: Path, config: ModelConfig, dtype: str) -> float | None:
-    """Decoding one sequence on this CPU in float32; None if the model does not fit into memory."""
+def tokens_per_s(folder: Path, config: ModelConfig, scheme: Scheme | None) -> float | None:
+    """Decoding one sequence on this CPU; None if the model does not fit into memory."""
     context = min(PROMPT_TOKENS + NEW_TOKENS, config.max_position_embeddings)
     prompt = context - min(NEW_TOKENS, context // 2)
-    room = available_bytes()
-    if plan_inference(config, dtype, context, available=room).fits is False:
+    is_compiled = module() is not None
+    floats = "bfloat16" if is_compiled else "float32"
+    plan = plan_inference(
+        config,
+        floats if scheme is None else scheme.name,
+        context,
+        available=available_bytes(),
+        is_compiled=is_compiled,
+    )
+    if plan.fits is False:
         return None
-    model = load_checkpoint(folder, None if module() else torch.float32).model
+    model = load_checkpoint(folder, None if is_compiled else torch.float32).model
     model = compiled(model) if can_compile(model) else model
     speed = measure_speed(model, prompt, context - prompt)
     return speed.tokens_per_s(1)

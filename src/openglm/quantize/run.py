@@ -79,7 +79,7 @@ def quantize(job: Job, told: Callable[[str], None] = logger.info) -> list[Report
     try:
         texts = _read_texts(job, opened)
         told("measuring the source")
-        speed = tokens_per_s(job.source, opened.config, "float32")
+        speed = tokens_per_s(job.source, opened.config, None)
         reports = []
         for scheme in job.schemes:
             folder = building / scheme.name

@@ -16,6 +16,7 @@ from openglm.errors import KernelUnavailable
 
 VARIABLE = "OPENGLM_KERNELS"
 REFERENCE = "reference"
+NATIVE = "_native"
 
 
 @cache
@@ -28,7 +29,10 @@ def module() -> ModuleType | None:
     wanted = os.environ.get(VARIABLE, "")
     if wanted == REFERENCE:
         return None
-    built = _built()
+    try:
+        built = _built()
+    except ImportError:
+        built = None
     found = [] if built is None else built.variants()
     if wanted and wanted not in found:
         raise KernelUnavailable(
@@ -49,7 +53,10 @@ def why_not() -> str | None:
     """Why the kernels are not used, in words; None if they are."""
     if os.environ.get(VARIABLE) == REFERENCE:
         return f"{VARIABLE}={REFERENCE}"
-    built = _built()
+    try:
+        built = _built()
+    except ImportError as error:
+        return f"they cannot be loaded: {error}"
     if built is None:
         return "they were not built: there was no C++ compiler when openglm was installed"
     if not built.variants():
@@ -58,7 +65,8 @@ def why_not() -> str | None:
 
 
 def _built() -> ModuleType | None:
+    """The module; None if there is none, `ImportError` if it does not suit this machine."""
     try:
-        return import_module("openglm.kernels.cpu._native")
-    except ImportError:
+        return import_module(f"{__name__}.{NATIVE}")
+    except ModuleNotFoundError:
         return None

@@ -72,6 +72,8 @@ class Product:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., K) float32 -> (..., sum of N) float32."""
+        assert x.dtype == torch.float32
+        assert x.shape[-1] == self.in_features
         x = x.contiguous()
         out = torch.empty((*x.shape[:-1], self.out_features), dtype=torch.float32)
         self.native.run(x.data_ptr(), x.numel() // self.in_features, out.data_ptr())

@@ -1,8 +1,13 @@
 // The kernels as Python sees them. Addresses and sizes come as integers: the Python side has checked shapes and dtypes once,
-// and a call costs a microsecond. Long calls release the interpreter lock.
+// and a call costs a microsecond. Products and attention of many tokens release the interpreter lock.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -31,9 +36,11 @@ std::vector<const Ops*> supported() {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
     if (wide && __builtin_cpu_supports("avx512bf16")) found.push_back(ops_avx512_bf16());
     if (wide) found.push_back(ops_avx512_vnni());
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(ops_avx2());
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) found.push_back(ops_avx2());
+#elif defined(__aarch64__) && defined(__linux__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.push_back(ops_neon());
 #elif defined(__aarch64__)
-    found.push_back(ops_neon());
+    found.push_back(ops_neon());  // Apple's all have them
 #endif
     return found;
 }
@@ -59,7 +66,7 @@ template <class Work>
 void over_rows(int64_t rows, int64_t numbers_per_row, Work work) {
     constexpr int64_t kWorthwhile = 1 << 15;  // numbers: some microseconds
     const int64_t step = std::max<int64_t>(1, kWorthwhile / std::max<int64_t>(1, numbers_per_row));
-    pool().run((rows + step - 1) / step, [&](int64_t piece) { work(piece * step, std::min(rows, (piece + 1) * step)); });
+    pool()->run((rows + step - 1) / step, [&](int64_t piece) { work(piece * step, std::min(rows, (piece + 1) * step)); });
 }
 
 // Weights that are applied to the same activations; their results stand side by side.
@@ -92,7 +99,7 @@ class Linear {
         // A piece takes some ten microseconds: short enough to share fairly, long enough to stream.
         const int64_t step = rows == 1 ? std::clamp<int64_t>((1 << 19) / parts_[0].stride(), 1, 16) : rows < kLongRows ? 4 : 2;
         const int64_t pieces = (blocks_ + step - 1) / step;
-        pool().run(pieces, [&](int64_t piece) {
+        pool()->run(pieces, [&](int64_t piece) {
             const int64_t first = piece * step, last = std::min(blocks_, first + step);
             for (size_t i = 0; i < parts_.size(); i++) {
                 const int64_t from = std::max(first, first_[i]) - first_[i];
@@ -106,16 +113,13 @@ class Linear {
         thread_local std::vector<uint8_t> memory;
         const bool floats = kind_ == Kind::kF32 || kind_ == Kind::kF16 || exact_;
         const int64_t groups = columns_ / group_, width = floats ? 4 : kind_ == Kind::kBf16 ? 2 : 1;
+        const bool integers = kind_ == Kind::kInt4 || kind_ == Kind::kInt8;
+        if (floats && !integers && inputs_ == columns_) return {rows, columns_, group_, nullptr, nullptr, nullptr, nullptr, const_cast<float*>(x)};
         uint8_t* base = scratch(memory, rows * (columns_ * width + groups * 8) + 64);
         base += -(uintptr_t)base & 63;
         Activations act{rows, columns_, group_, (int8_t*)base, nullptr, nullptr, (uint16_t*)base, (float*)base};
         act.scale = (float*)(base + rows * columns_ * width);
         act.sum = (int32_t*)(act.scale + rows * groups);
-        const bool integers = kind_ == Kind::kInt4 || kind_ == Kind::kInt8;
-        if (floats && !integers && inputs_ == columns_) {
-            act.f32 = const_cast<float*>(x);  // as it is
-            return act;
-        }
         over_rows(rows, columns_, [&](int64_t first, int64_t last) { ops->prepare(kind_, exact_, x, inputs_, act, first, last); });
         return act;
     }
@@ -131,7 +135,7 @@ class Linear {
 uint64_t stream(uintptr_t address, int64_t bytes) {
     constexpr int64_t kPiece = 1 << 20;
     std::atomic<uint64_t> sum{0};
-    pool().run(bytes / kPiece, [&](int64_t piece) {
+    pool()->run(bytes / kPiece, [&](int64_t piece) {
         const uint64_t* words = at<const uint64_t>(address) + piece * kPiece / 8;
         uint64_t parts[8] = {};
         for (int64_t i = 0; i < kPiece / 8; i += 8) {
@@ -209,6 +213,15 @@ class Pages {
     // Queries (N, query_heads, head_dim), `stride` floats from token to token, -> out (N, query_heads, head_dim).
     void attend(uintptr_t queries, int64_t stride, int64_t query_heads, uintptr_t starts, uintptr_t lengths, uintptr_t visible, uintptr_t pages,
                 int64_t sequences, int64_t page_columns, uintptr_t out) const {
+        if (at<int32_t>(starts)[sequences] < kLongRows)
+            return mix(queries, stride, query_heads, starts, lengths, visible, pages, sequences, page_columns, out);
+        nb::gil_scoped_release release;
+        mix(queries, stride, query_heads, starts, lengths, visible, pages, sequences, page_columns, out);
+    }
+
+   private:
+    void mix(uintptr_t queries, int64_t stride, int64_t query_heads, uintptr_t starts, uintptr_t lengths, uintptr_t visible, uintptr_t pages,
+             int64_t sequences, int64_t page_columns, uintptr_t out) const {
         struct Piece {
             int64_t sequence, head, first, last;
         };
@@ -219,7 +232,7 @@ class Pages {
             for (int64_t first = start[s]; first < start[s + 1]; first += tile)
                 for (int64_t head = 0; head < heads_; head++) pieces.push_back({s, head, first, std::min<int64_t>(start[s + 1], first + tile)});
         std::reverse(pieces.begin(), pieces.end());  // the longest first
-        pool().run((int64_t)pieces.size(), [&](int64_t number) {
+        pool()->run((int64_t)pieces.size(), [&](int64_t number) {
             const Piece p = pieces[number];
             thread_local std::vector<const float*> from;
             thread_local std::vector<float*> to;
@@ -253,7 +266,6 @@ class Pages {
         });
     }
 
-   private:
     // One vector into a page, rounded to what the page holds.
     void put(const float* from, uint8_t* pages, float* scales, int64_t at_number, int64_t step, int64_t at_scale) const {
         if (kind_ == Kind::kF32) {
@@ -305,12 +317,13 @@ NB_MODULE(_native, m) {
     using namespace openglm;
     const auto all = supported();
     ops = all.empty() ? nullptr : all[0];
+    nb::set_leak_warnings(false);  // layers that live until the process ends are no leak
     m.doc() = "Compiled CPU kernels; see openglm.kernels.cpu.";
     m.def("variants", &variants, "Instruction sets that this processor can run, the fastest first.");
     m.def("variant", &variant, "The one in use; empty if there is none.");
     m.def("use", &use, "Chooses one of `variants`; ValueError for any other.");
     m.def("set_num_threads", &set_num_threads, "Threads of the pool, the caller included.");
-    m.def("num_threads", [] { return pool().size(); }, "Threads of the pool, the caller included.");
+    m.def("num_threads", [] { return pool()->size(); }, "Threads of the pool, the caller included.");
     m.def("stream", &stream, "Reads memory with all threads, for measuring its bandwidth.");
     m.def("rms_norm", &rms_norm);
     m.def("layer_norm", &layer_norm);

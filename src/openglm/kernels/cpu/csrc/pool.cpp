@@ -4,7 +4,6 @@
 #include <sched.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <memory>
 
 #if defined(__x86_64__)
@@ -15,7 +14,7 @@ namespace openglm {
 namespace {
 
 constexpr uint32_t kClosed = 0xffffffff;  // a piece number that no job has
-const auto kSpin = std::chrono::microseconds(getenv("SPIN") ? atoi(getenv("SPIN")) : 200);
+constexpr auto kSpin = std::chrono::microseconds(200);
 
 void pause() {
 #if defined(__x86_64__)
@@ -112,31 +111,35 @@ void Pool::serve() {
 namespace {
 
 std::mutex guard;
-Pool* current = nullptr;
+std::shared_ptr<Pool> current;
 int wanted = 0;
 
-// Threads do not survive a fork: the child forgets the pool of its parent, and makes another when it needs one.
-void forget() { current = nullptr; }
+// Threads do not survive a fork: the child leaves the pool of its parent alone, and makes another when it needs one.
+void before() { guard.lock(); }
+void in_parent() { guard.unlock(); }
+void in_child() {
+    new std::shared_ptr<Pool>(std::move(current));  // never freed: its threads cannot be joined
+    current = nullptr;
+    guard.unlock();
+}
 
 }  // namespace
 
-Pool& pool() {
+std::shared_ptr<Pool> pool() {
     std::lock_guard<std::mutex> lock(guard);
     if (!current) {
-        static const int registered = pthread_atfork(nullptr, nullptr, forget);
+        static const int registered = pthread_atfork(before, in_parent, in_child);
         (void)registered;
-        current = new Pool(wanted > 0 ? wanted : (int)std::thread::hardware_concurrency());
+        current = std::make_shared<Pool>(wanted > 0 ? wanted : (int)std::thread::hardware_concurrency());
     }
-    return *current;
+    return current;
 }
 
 void set_num_threads(int num_threads) {
+    std::shared_ptr<Pool> old;  // ends, once the jobs that use it have, outside the lock
     std::lock_guard<std::mutex> lock(guard);
     wanted = num_threads;
-    if (current && current->size() != num_threads) {
-        delete current;
-        current = nullptr;
-    }
+    if (current && current->size() != num_threads) old.swap(current);
 }
 
 }  // namespace openglm

@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -40,8 +41,8 @@ class Pool {
     std::vector<std::thread> workers_;
 };
 
-// The pool of this process, made at first use; a forked child gets its own.
-Pool& pool();
+// The pool of this process, made at first use; a forked child gets its own. It lives as long as somebody uses it.
+std::shared_ptr<Pool> pool();
 void set_num_threads(int num_threads);
 
 }  // namespace openglm
