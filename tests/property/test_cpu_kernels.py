@@ -137,9 +137,9 @@ def test_norms_and_activations(rows, width):
     weight, bias = torch.randn(2, width).unbind()
     out = torch.empty_like(x)
     where = (1e-5, out.data_ptr(), rows, width)
-    native.rms_norm(x.data_ptr(), weight.data_ptr(), *where)
+    native.norm(x.data_ptr(), weight.data_ptr(), 0, *where)
     assert_close(out, torch.nn.functional.rms_norm(x, (width,), weight, 1e-5), rtol=0, atol=2e-5)
-    native.layer_norm(x.data_ptr(), weight.data_ptr(), bias.data_ptr(), *where)
+    native.norm(x.data_ptr(), weight.data_ptr(), bias.data_ptr(), *where)
     expected = torch.nn.functional.layer_norm(x, (width,), weight, bias, 1e-5)
     assert_close(out, expected, rtol=0, atol=2e-5)
     functions = (

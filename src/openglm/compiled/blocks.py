@@ -1,7 +1,6 @@
-"""Attention, MLP and norms of a block on the compiled kernels: fewer, longer calls.
+"""Blocks and norms on the compiled kernels: two long calls per block, with its attention between.
 
-Projections of the same input become one product; its result is rotated, or activated, in place. All
-activations are float32 and contiguous.
+Projections of the same input become one product. All activations are float32 and contiguous.
 """
 
 from __future__ import annotations
@@ -13,86 +12,15 @@ from torch import Tensor, nn
 
 from openglm.compiled.linear import CompiledLinear, side_by_side
 from openglm.kernels.cpu import module
-from openglm.nn.attention import Attention
+from openglm.model.transformer import DeepNormBlock, PreNormBlock
 from openglm.nn.context import LayerContext
-from openglm.nn.mlp import MLP, GatedMLP
+from openglm.nn.mlp import GatedMLP
 from openglm.nn.rotary import Rotation, rotate_interleaved
 
 ACTIVATIONS = {"swiglu": 0, "gelu_tanh": 1, "gelu_erf": 2, "geglu": 2, "gelu_sigmoid": 3}
 """Names in `ModelConfig` -> the family in csrc/elementwise.h."""
-
-
-class CompiledAttention(nn.Module):
-    """`Attention` whose queries, keys and values come from the same input.
-
-    Args:
-        attention: with `CompiledLinear` projections.
-    """
-
-    def __init__(self, attention: Attention) -> None:
-        super().__init__()
-        self.head_dim = attention.head_dim
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
-            _compiled(getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj", "o_proj")
-        )
-        projections = [self.q_proj, self.k_proj, self.v_proj]
-        self.product = side_by_side(projections)
-        self.heads = [layer.packed.out_features // self.head_dim for layer in projections]
-        self.is_interleaved = attention.rotate is rotate_interleaved
-        self.native: Any = module()
-
-    def forward(
-        self, x: Tensor, rotation: Rotation | None, context: LayerContext, query_source: None = None
-    ) -> Tensor:
-        """(B, T, C) -> (B, T, C); see `Attention.forward`."""
-        mixed = self.product(x).view(*x.shape[:-1], -1, self.head_dim)  # (B, T, H + 2 K, D)
-        if rotation is not None:
-            self._rotate(mixed, rotation)
-        queries, keys, values = torch.split(mixed, self.heads, dim=2)
-        return self.o_proj(context.attend(queries, keys, values, 0.0).flatten(2))  # type: ignore[no-any-return]
-
-    def _rotate(self, x: Tensor, rotation: Rotation) -> None:
-        """Turns queries and keys, which stand side by side, in place."""
-        num_rows, row = x.shape[0] * x.shape[1], x.shape[2] * x.shape[3]
-        tables = (rotation.cos, rotation.sin)
-        cos, sin = (table.expand(*x.shape[:2], -1, -1, -1).contiguous() for table in tables)
-        planes, pairs = cos.shape[-2:]
-        self.native.rotate(
-            x.data_ptr(), row, num_rows, sum(self.heads[:2]), self.head_dim,
-            cos.data_ptr(), sin.data_ptr(), planes, pairs, self.is_interleaved,
-        )  # fmt: skip
-
-
-class CompiledMLP(nn.Module):
-    """`MLP` and `GatedMLP`.
-
-    Args:
-        mlp: with `CompiledLinear` projections.
-        activation: a key of `ACTIVATIONS`.
-    """
-
-    def __init__(self, mlp: MLP, activation: str) -> None:
-        super().__init__()
-        self.up_proj, self.down_proj = _compiled(mlp.up_proj), _compiled(mlp.down_proj)
-        self.is_gated = isinstance(mlp, GatedMLP)
-        first = [self.up_proj]
-        if isinstance(mlp, GatedMLP):
-            self.gate_proj = _compiled(mlp.gate_proj)
-            first = [self.gate_proj, self.up_proj]
-        self.product = side_by_side(first)
-        self.width = self.up_proj.packed.out_features
-        self.family = ACTIVATIONS[activation]
-        self.native: Any = module()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        inner = self.product(x)  # (B, T, F), or (B, T, 2 F): gate and up
-        out = torch.empty((*inner.shape[:-1], self.width), dtype=torch.float32)
-        num_rows = out.numel() // self.width
-        self.native.activate(
-            self.family, self.is_gated, inner.data_ptr(), out.data_ptr(), num_rows, self.width
-        )
-        return self.down_proj(out)  # type: ignore[no-any-return]
+NORMS = ("input_norm", "attention_output_norm", "post_attention_norm", "mlp_output_norm")
+"""Names in `PreNormBlock`, in the order of csrc/block.h."""
 
 
 class CompiledNorm(nn.Module):
@@ -107,6 +35,11 @@ class CompiledNorm(nn.Module):
             self.bias = nn.Parameter(norm.bias.detach().float(), requires_grad=False)
         self.native: Any = module()
 
+    @property
+    def pointers(self) -> tuple[int, int]:
+        """Addresses of weight and bias; 0 for none."""
+        return self.weight.data_ptr(), 0 if self.bias is None else self.bias.data_ptr()
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) float32 -> the same."""
         width = len(self.weight)
@@ -114,15 +47,72 @@ class CompiledNorm(nn.Module):
         assert x.shape[-1] == width
         x = x.contiguous()
         out = torch.empty_like(x)
-        weight = self.weight.data_ptr()
-        where = (self.eps, out.data_ptr(), x.numel() // width, width)
-        if self.bias is None:
-            self.native.rms_norm(x.data_ptr(), weight, *where)
-        else:
-            self.native.layer_norm(x.data_ptr(), weight, self.bias.data_ptr(), *where)
+        where = out.data_ptr(), x.numel() // width, width
+        self.native.norm(x.data_ptr(), *self.pointers, self.eps, *where)
         return out
 
 
-def _compiled(layer: nn.Module) -> CompiledLinear:
-    assert isinstance(layer, CompiledLinear)
-    return layer
+class CompiledBlock(nn.Module):
+    """`PreNormBlock` and its variants; queries come from what is attended to.
+
+    Args:
+        block: with `CompiledLinear` projections and `CompiledNorm` norms, which become this one's.
+        activation: a key of `ACTIVATIONS`.
+    """
+
+    def __init__(self, block: PreNormBlock, activation: str) -> None:
+        super().__init__()
+        self.attention, self.mlp = attention, mlp = block.attention, block.mlp
+        projections = _compiled(attention.q_proj, attention.k_proj, attention.v_proj)
+        first = (mlp.gate_proj, mlp.up_proj) if isinstance(mlp, GatedMLP) else (mlp.up_proj,)
+        # The native block reads what these hold.
+        self.products = [
+            side_by_side(projections),
+            side_by_side(_compiled(attention.o_proj)),
+            side_by_side(_compiled(*first)),
+            side_by_side(_compiled(mlp.down_proj)),
+        ]
+        self.head_dim = attention.head_dim
+        self.heads = [layer.packed.out_features // self.head_dim for layer in projections]
+        native = module()
+        assert native is not None
+        self.native: Any = native.Block(
+            *(product.native for product in self.products),
+            sum(self.heads[:2]),
+            self.head_dim,
+            attention.rotate is rotate_interleaved,
+            ACTIVATIONS[activation],
+            isinstance(mlp, GatedMLP),
+            block.residual_scale if isinstance(block, DeepNormBlock) else 0.0,
+        )
+        for place, name in enumerate(NORMS):
+            norm = getattr(block, name)
+            setattr(self, name, norm)
+            if isinstance(norm, CompiledNorm):
+                self.native.set_norm(place, *norm.pointers, norm.eps, len(norm.weight))
+
+    def forward(self, x: Tensor, rotation: Rotation | None, context: LayerContext) -> Tensor:
+        """(B, T, C) float32 -> the same; see `PreNormBlock.forward`."""
+        x = x.contiguous()
+        batch_size, num_tokens, _ = x.shape
+        num_rows = batch_size * num_tokens
+        mixed = torch.empty((batch_size, num_tokens, sum(self.heads), self.head_dim))
+        if rotation is None:
+            self.native.before(x.data_ptr(), num_rows, 0, 0, 0, 0, mixed.data_ptr())
+        else:
+            cos, sin = (
+                table.expand(batch_size, -1, -1, -1, -1).contiguous()
+                for table in (rotation.cos, rotation.sin)
+            )
+            angles = cos.data_ptr(), sin.data_ptr(), *cos.shape[-2:]
+            self.native.before(x.data_ptr(), num_rows, *angles, mixed.data_ptr())
+        queries, keys, values = torch.split(mixed, self.heads, dim=2)  # (B, T, H or K, D)
+        attended = context.attend(queries, keys, values, 0.0).contiguous()
+        out = torch.empty_like(x)
+        self.native.behind(x.data_ptr(), attended.data_ptr(), num_rows, out.data_ptr())
+        return out
+
+
+def _compiled(*layers: nn.Module) -> list[CompiledLinear]:
+    assert all(isinstance(layer, CompiledLinear) for layer in layers)
+    return list(layers)  # type: ignore[arg-type]

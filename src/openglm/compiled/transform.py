@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from openglm.compiled.blocks import CompiledAttention, CompiledMLP, CompiledNorm
+from openglm.compiled.blocks import CompiledBlock, CompiledNorm
 from openglm.compiled.linear import CompiledEmbedding, CompiledLinear, is_linear, packed_weight
 from openglm.kernels.cpu import module
 from openglm.model import Transformer
+from openglm.model.transformer import PreNormBlock
 from openglm.nn.embedding import Embedding
 from openglm.process import return_freed_memory
 from openglm.quant.linear import PackedEmbedding, PackedLinear, RowwiseLinear
@@ -38,9 +39,9 @@ def compiled(model: Transformer, activations: str = "auto") -> Transformer:
             return_freed_memory()
     for table in (model.positions, getattr(model, "top_queries", nn.Module())):
         table.float()
-    for block in model.layers:
-        block.attention = CompiledAttention(block.attention)  # type: ignore[arg-type]
-        block.mlp = CompiledMLP(block.mlp, model.config.activation)  # type: ignore[arg-type]
+    for index, block in enumerate(model.layers):
+        assert isinstance(block, PreNormBlock)
+        model.layers[index] = CompiledBlock(block, model.config.activation)
     return model
 
 

@@ -98,7 +98,7 @@ inline __attribute__((always_inline)) void add_columns(const uint8_t* weights, i
     constexpr bool kNibbles = kKind == Kind::kInt4;
     Simd::Short part[M][B];
     for (int m = 0; m < M; m++)
-        for (int b = 0; b < B; b++) part[m][b] = Simd::begin();
+        for (int b = 0; b < B; b++) part[m][b] = Simd::begin(sum[m][b]);
 #pragma GCC unroll 1  // as a loop: unrolled, GCC 12 runs out of registers
     for (int k = 0; k < 32; k += kNibbles ? 8 : 4) {
 #pragma GCC unroll 2

@@ -121,7 +121,7 @@ struct Simd {
     struct Short {
         __m256i a, b;
     };
-    static Short begin() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static Short begin(I) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
     static Short dot4(Short sum, I w, I x) {
         return {_mm256_add_epi16(sum.a, products(w.a, x.a)), _mm256_add_epi16(sum.b, products(w.b, x.b))};
     }

@@ -71,11 +71,11 @@ struct Simd {
         return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(turned, 24 - 8 * j), 24));
     }
     // Adds four products per lane: weights unsigned (0..15; 0..255 for dot8), activations signed. Sums of up to 32 columns of
-    // INT4 are begun, grown and added to others; where there is no such instruction they are of 16 bits.
+    // INT4 may have a type of their own: where there is no such instruction, they are of 16 bits and begin at zero.
     using Short = I;
-    static Short begin() { return _mm512_setzero_si512(); }
+    static Short begin(I sum) { return sum; }
     static Short dot4(Short sum, I w, I x) { return _mm512_dpbusd_epi32(sum, w, x); }
-    static I end(I sum, Short more) { return add(sum, more); }
+    static I end(I, Short sum) { return sum; }
     static I dot8(I sum, I w, I x) { return _mm512_dpbusd_epi32(sum, w, x); }
 
     // Pairs of bf16: adds two products per lane.
