@@ -121,7 +121,7 @@ def _peer(file: Path, size: int, prompt: int, new: int, repeats: int) -> dict[st
 
 
 def _first_token(dtype: str) -> dict[str, float]:
-    """Seconds from the start of a process to the first token behind 8, files cold and warm."""
+    """Seconds to the first token behind 8: of a process, files cold and warm, and once loaded."""
     folder = FOLDER / dtype
     config, scheme = preset(MODEL).model, find_scheme(dtype)
     assert scheme is not None
@@ -129,10 +129,14 @@ def _first_token(dtype: str) -> dict[str, float]:
         weights = RandomQuantizedWeights(config, scheme, 0, torch.float16)
         save_checkpoint(folder, config, weights, "openglm")
     code = (
-        "import openglm, torch; from openglm.engine.reader import reader_for\n"
+        "import time, openglm, torch\nfrom statistics import median\n"
+        "from openglm.engine.reader import reader_for\n"
         f"net = openglm.load({str(folder)!r}, device='cpu').network\n"
-        "ids = torch.arange(8)[None]; reader = reader_for(net)(net, ids[:, :7], 1, True)\n"
-        "reader.feed(ids[:, 7:], ids[:, 7:], ids[:, :1]).argmax()"
+        "ids = torch.arange(8)[None]\n"
+        "def first():\n"
+        "    start = time.perf_counter(); reader = reader_for(net)(net, ids[:, :7], 1, True)\n"
+        "    reader.feed(ids[:, 7:], ids[:, 7:], ids[:, :1]).argmax()\n"
+        "    return time.perf_counter() - start\n"
     )
     seconds = {}
     for state in ("cold", "warm", "warm"):
@@ -140,9 +144,10 @@ def _first_token(dtype: str) -> dict[str, float]:
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True)
+        subprocess.run([sys.executable, "-c", code + "first()"], check=True)
         seconds[state] = time.perf_counter() - start
-    return seconds
+    again = code + "import json\nprint(json.dumps({'loaded': median(first() for _ in range(5))}))"
+    return seconds | _run([sys.executable, "-c", again])
 
 
 def _gguf(dtype: str) -> Path:
