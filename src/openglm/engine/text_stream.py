@@ -7,15 +7,58 @@ from collections.abc import Sequence
 from openglm.engine.params import SamplingParams
 from openglm.tokenizers import Tokenizer
 
-REPLACEMENT = "\ufffd"
+
+class GrowingText:
+    """The text of tokens that come one by one, of which only the last are decoded again.
+
+    The tokens are cut where all text is settled (see `Tokenizer.settled`). What comes behind a cut
+    is decoded together with the tokens between it and the cut before, so that the tokenizer finds
+    itself inside a text: in front of a whole text it drops a space, for example. Of what comes out
+    only the part behind the cut is new. A cut needs text in front of it, else the tokenizer would
+    still be at the beginning; each token is decoded three times or so.
+
+    Args:
+        tokenizer: of the tokens.
+        special: command tokens are written out.
+
+    Attributes:
+        ids: all tokens.
+        whole: their text.
+        num_certain: of it, the characters that stay whatever follows.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, special: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.special = special
+        self.ids: list[int] = []
+        self.whole = ""
+        self.num_certain = 0
+        self._last_cut = self._cut = 0  # numbers of tokens
+        self._before = ""  # text in front of the cut
+        self._overlap = 0  # characters of the tokens between the two cuts, decoded alone
+
+    def push(self, token_id: int) -> None:
+        """Adds a token."""
+        self.ids.append(token_id)
+        text = self._decode(self._last_cut)
+        self.whole = self._before + text[self._overlap :]
+        num_open = len(text) - self.tokenizer.settled(text)
+        self.num_certain = len(self.whole) - num_open
+        overlap = 0 if num_open else len(self._decode(self._cut))
+        if overlap:
+            self._last_cut, self._cut = self._cut, len(self.ids)
+            self._before, self._overlap = self.whole, overlap
+
+    def _decode(self, start: int) -> str:
+        return self.tokenizer.decode(self.ids[start:], special=self.special)
 
 
 class TextStream:
     """Decodes a growing list of tokens.
 
-    A character whose bytes are spread over several tokens is held back until it is complete, and
-    so is the end of the text as long as it may become a stop string; the pieces put together equal
-    the decoded whole up to the first stop string.
+    What later tokens may change is held back, like a character whose bytes are spread over several,
+    and so is the end of the text as long as it may become a stop string; the pieces put together
+    equal the decoded whole up to the first stop string.
 
     Args:
         tokenizer: of the tokens.
@@ -35,22 +78,17 @@ class TextStream:
         min_tokens: int = 0,
         special: bool = False,
     ) -> None:
-        self.tokenizer = tokenizer
         self.stop = stop
         self.min_tokens = min_tokens
-        self.special = special
-        self.ids: list[int] = []
-        self.sent = ""
+        self.growing = GrowingText(tokenizer, special)
         self.text = ""
         self.is_stopped = False
         self.searched = 0  # characters in which stop strings no longer count
 
     def push(self, token_id: int) -> str:
         """Adds a token; returns the text that is now certain, possibly ""."""
-        self.ids.append(token_id)
-        certain = self._decode().rstrip(REPLACEMENT)
-        if not certain.startswith(self.sent):  # a lossy tokenizer changed its mind: wait
-            return ""
+        self.growing.push(token_id)
+        certain = self.growing.whole[: self.growing.num_certain]
         found = self._search(certain)
         if self.is_stopped:
             return self._send(found)
@@ -59,15 +97,12 @@ class TextStream:
 
     def finish(self) -> str:
         """The rest, once no token follows; broken bytes come out as U+FFFD."""
-        if self.is_stopped:
-            return ""
-        whole = self._search(self._decode())
-        rest = self._send(self.sent + whole[len(self.sent) :])
-        self.text = whole
-        return rest
+        return "" if self.is_stopped else self._send(self._search(self.growing.whole))
 
-    def _decode(self) -> str:
-        return self.tokenizer.decode(self.ids, special=self.special)
+    @property
+    def ids(self) -> list[int]:
+        """The tokens so far."""
+        return self.growing.ids
 
     def _search(self, text: str) -> str:
         """`text` up to the first stop string that ends in what is new."""
@@ -76,8 +111,8 @@ class TextStream:
         return text[:place] if self.is_stopped else text
 
     def _send(self, text: str) -> str:
-        piece = text[len(self.sent) :]
-        self.sent = self.text = self.sent + piece
+        piece = text[len(self.text) :]
+        self.text = text
         return piece
 
 

@@ -11,9 +11,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from openglm.chat import Message, as_messages, prompt_ids, read_reply
 from openglm.engine.prompt import chat_prompt
-from openglm.engine.text_stream import REPLACEMENT
 from openglm.errors import RequestError
 from openglm.tokenizers import Tokenizer
+from openglm.tokenizers.base import REPLACEMENT
 
 SAFE_TOKEN, SAFE_SCORE = 5, 5e4
 """What the official code makes the model say when its numbers have become useless: token 5."""

@@ -10,6 +10,9 @@ from pathlib import Path
 from openglm.errors import TokenizerError
 from openglm.tokenizers.special import CommandToken, SpecialTokens
 
+REPLACEMENT = "\ufffd"
+"""What broken or incomplete bytes are decoded to."""
+
 
 class Tokenizer(ABC):
     """Base of all tokenizers.
@@ -131,6 +134,14 @@ class Tokenizer(ABC):
                 text_ids.append(token_id)
         out += self.decode_bytes(text_ids)
         return out.decode("utf-8", errors="replace")
+
+    def settled(self, text: str) -> int:
+        """How many characters of a decoded text stay as they are whatever token follows.
+
+        If that is all, what follows is decoded without regard to what is in front, but for a space
+        that is dropped where a text begins.
+        """
+        return len(text.rstrip(REPLACEMENT))  # a character may lack some of its bytes
 
     def _encode_checked(self, text: str) -> list[int]:
         try:

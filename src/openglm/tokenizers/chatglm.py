@@ -63,6 +63,7 @@ class ChatGLMTokenizer(Tokenizer):
         self.num_text_tokens = self.offset + int(self.model.vocab_size())
         self.special = layout(kind).resolve(self.num_text_tokens)
         self.blanks = [(" " * n, f"<|blank_{n}|>") for n in range(MAX_BLANK, 1, -1)]
+        self.white_space = (NEWLINE, TAB, *(token for _, token in self.blanks))
 
     def encode_text(self, text: str) -> list[int]:
         """See `Tokenizer.encode_text`."""
@@ -90,6 +91,14 @@ class ChatGLMTokenizer(Tokenizer):
             if self.model.is_byte(i) or self.model.is_unknown(i):
                 out[i + self.offset] = spelled(self.model, i)
         return out
+
+    def settled(self, text: str) -> int:
+        """See `Tokenizer.settled`; white space may be spelled in several tokens, as in `<` `n>`."""
+        certain = super().settled(text)
+        place = text.rfind("<", 0, certain)
+        if place < 0 or not any(one.startswith(text[place:certain]) for one in self.white_space):
+            return certain
+        return place
 
     def files(self) -> dict[str, Path]:
         """See `Tokenizer.files`."""

@@ -33,6 +33,8 @@ CLEAN_UP = (
     (" 're", "'re"),
 )
 """The replacements of transformers 4, in its order."""
+CLEANED = "".join(written for written, _ in CLEAN_UP)
+"""All characters in them; whatever they do, they do between two others."""
 
 
 class CodeGeeXTokenizer(BytePairTokenizer):
@@ -67,6 +69,10 @@ class CodeGeeXTokenizer(BytePairTokenizer):
         """See `Tokenizer.decode`."""
         text = super().decode(ids, special)
         return clean_up(text) if self.clean_up_spaces else text
+
+    def settled(self, text: str) -> int:
+        """See `Tokenizer.settled`; the clean-up may change all characters that it looks at."""
+        return len(text[: super().settled(text)].rstrip(CLEANED if self.clean_up_spaces else ""))
 
     def encode_text(self, text: str) -> list[int]:
         """See `Tokenizer.encode_text`."""
