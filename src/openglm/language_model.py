@@ -223,9 +223,9 @@ class LanguageModel:
         return dataclasses.replace(done[0], others=tuple(done[1:]))
 
     def stream_chat(self, messages: Messages, **sampling: Any) -> Iterator[str]:
-        """Like `chat`, as pieces of the text as the model writes it."""
+        """Like `chat`, as pieces of the text as the model writes it, without command tokens."""
         filler = self._filler(messages, "chat", sampling)
-        return (piece.text for piece in self._stream(filler))
+        return (piece.text for piece in self._stream(filler, special=True))
 
     def stream_fill(self, text: str, **sampling: Any) -> Iterator[Piece]:
         """Like `fill`, as pieces of text with the blank they belong to."""
@@ -398,8 +398,12 @@ class LanguageModel:
         spoken = self.tokenizer.text_ids | self.tokenizer.special.spoken_ids
         return frozenset(range(self.config.vocab_size)) - spoken
 
-    def _stream(self, filler: Filler) -> Iterator[Piece]:
+    def _stream(self, filler: Filler, special: bool = False) -> Iterator[Piece]:
         """The text as it comes; a stream has one result and nothing but its text.
+
+        Args:
+            filler: of the request.
+            special: see `TextStream`.
 
         Raises:
             RequestError: several results or log-probabilities were asked for.
@@ -411,7 +415,7 @@ class LanguageModel:
                     f"{name}={value}: a stream gives the text of one result",
                     hint="ask without streaming; on the command line, with --json",
                 )
-        pieces = self._transcriber.pieces(filler.run(), filler.params)
+        pieces = self._transcriber.pieces(filler.run(), filler.params, special)
         return (Piece(step.blank, piece) for step, piece, _ in pieces if piece)
 
     def _check_choices(

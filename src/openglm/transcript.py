@@ -50,7 +50,7 @@ class Transcriber:
         Args:
             steps: of the request.
             params: its settings.
-            special: command tokens are written out.
+            special: command tokens are written out; see `TextStream`.
         """
         blanks: dict[int, Blank] = {}
         tokens: list[Step] = []
@@ -69,7 +69,7 @@ class Transcriber:
     def pieces(
         self, steps: Iterable[Step], params: SamplingParams, special: bool = False
     ) -> Iterator[tuple[Step, str, TextStream]]:
-        """Each step, the text that it made certain, and all text of its blank."""
+        """Each step, the piece that it made certain, and all text of its blank."""
         text = None
         for step in steps:
             if text is None:

@@ -77,7 +77,10 @@ def test_pieces_are_the_whole(tokenizer, bits, data, special):
     """A streamed answer has other spaces, lines or characters than the one given at once."""
     ids = data.draw(any_ids(tokenizer, bits))
     whole = tokenizer.decode(ids, special=special)
-    assert "".join(streamed(TextStream(tokenizer, special=special), ids)) == whole
+    stream = TextStream(tokenizer, special=special)
+    pieces = "".join(streamed(stream, ids))
+    assert stream.text == whole
+    assert special or pieces == whole
     growing = GrowingText(tokenizer, special)
     for number, token in enumerate(ids, start=1):
         growing.push(token)
@@ -96,8 +99,22 @@ def test_pieces_up_to_a_stop_string_are_the_whole_up_to_it(tokenizer, bits, data
     stop = [whole[start : start + size] or "a" for start, size in drawn]
     stream = TextStream(tokenizer, stop, special=special)
     place = first_stop(whole, stop)
-    assert "".join(streamed(stream, ids)) == stream.text == whole[:place]
+    pieces = "".join(streamed(stream, ids))
+    assert stream.text == whole[:place]
+    assert special or pieces == stream.text
     assert stream.is_stopped == (place is not None)
+
+
+@settings(max_examples=80)
+@given(data=st.data())
+def test_pieces_have_no_command_tokens(tokenizer, bits, data):
+    """A user reads `<|assistant|>`, or text beside it is lost."""
+    if tokenizer.kind in ("bert", "codegeex"):
+        pytest.skip("decodes across command tokens: a space beside one comes or goes")
+    whole = [run for run in bits if "\ufffd" not in tokenizer.decode(run)]
+    ids = [i for run in data.draw(st.lists(st.sampled_from(whole), max_size=12)) for i in run]
+    stream = TextStream(tokenizer, ["<|zzz", "zzz"], special=True)
+    assert "".join(streamed(stream, ids)) == tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("text", ["The cat sat. 黄河入海流。\n", "ༀ𠮷", "1 < 2 . "])

@@ -12,7 +12,7 @@ import shutil
 import pytest
 import torch
 
-from helpers_data import BPE_MERGES, byte_alphabet, write_bpe
+from helpers_data import BPE_MERGES, RANKED, byte_alphabet, write_bpe, write_ranks
 from helpers_models import random_model, tiny_config
 from openglm.engine.conventions import convention
 from openglm.engine.prompt import blank_prompt, continuation_prompt
@@ -106,6 +106,29 @@ def test_chatglm3_may_think_before_it_calls_a_tool(load):
     reply = model.chat([system, {"role": "user", "content": "q"}], max_tokens=60 - 40)
     assert (reply.tool, reply.arguments) == ("t", {"x": 1})
     assert [m.metadata for m in reply.messages] == ["", "t"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "content", "shown"),
+    [
+        ("<|assistant|>t", "ab", "ab"),
+        ("b<|assistant", "a", "a"),
+        ("bt", "u", "abt\nu"),  # a turn is between them; its first line names a tool
+        ("u", "", "abt\n"),
+    ],
+)
+def test_a_streamed_answer_stops_where_the_other_does(stop, content, shown, tmp_path):
+    """A stop string counts in a stream where it does not count else, or the reverse."""
+    tokenizer = open_tokenizer("glm4", write_ranks(tmp_path, RANKED))
+    turn, end = (tokenizer.special.get(role).id for role in ("assistant", "user"))
+    ids = [*tokenizer.encode("ab"), turn, *tokenizer.encode("t\nu"), end]
+    config = tiny_config(vocab_size=384, max_position_embeddings=64, **CAUSAL)
+    model = LanguageModel(random_model(config), tokenizer, "glm4")
+    script(model, ids)
+    reply = model.chat("?", stop=stop, max_tokens=9)
+    script(model, ids)
+    pieces = "".join(model.stream_chat("?", stop=stop, max_tokens=9))
+    assert (reply.content, pieces) == (content, shown)
 
 
 def test_codegeex_indents(tmp_path):

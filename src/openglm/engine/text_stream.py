@@ -25,6 +25,7 @@ class GrowingText:
         ids: all tokens.
         whole: their text.
         num_certain: of it, the characters that stay whatever follows.
+        commands: where command tokens stand in it, as (start, end), if they are written out.
     """
 
     def __init__(self, tokenizer: Tokenizer, special: bool = False) -> None:
@@ -33,6 +34,8 @@ class GrowingText:
         self.ids: list[int] = []
         self.whole = ""
         self.num_certain = 0
+        self.commands: list[tuple[int, int]] = []
+        self._command_texts = tokenizer.command_texts if special else {}
         self._last_cut = self._cut = 0  # numbers of tokens
         self._before = ""  # text in front of the cut
         self._overlap = 0  # characters of the tokens between the two cuts, decoded alone
@@ -44,6 +47,9 @@ class GrowingText:
         self.whole = self._before + text[self._overlap :]
         num_open = len(text) - self.tokenizer.settled(text)
         self.num_certain = len(self.whole) - num_open
+        if token_id in self._command_texts:
+            written = self.tokenizer.special_prefix + self._command_texts[token_id]
+            self.commands.append((len(self.whole) - len(written), len(self.whole)))
         overlap = 0 if num_open else len(self._decode(self._cut))
         if overlap:
             self._last_cut, self._cut = self._cut, len(self.ids)
@@ -64,7 +70,8 @@ class TextStream:
         tokenizer: of the tokens.
         stop: texts that end the text and are not part of it.
         min_tokens: a stop string counts only if it was completed by this token or a later one.
-        special: command tokens are written out.
+        special: command tokens are written out in `text`, and stop strings are looked for with
+            them; they are no part of the pieces.
 
     Attributes:
         is_stopped: a stop string was found; nothing follows.
@@ -111,9 +118,13 @@ class TextStream:
         return text[:place] if self.is_stopped else text
 
     def _send(self, text: str) -> str:
-        piece = text[len(self.text) :]
+        """What is new in `text`, without command tokens."""
+        piece, place = "", len(self.text)
+        for start, end in self.growing.commands:
+            piece += text[place : max(start, place)]
+            place = max(end, place)
         self.text = text
-        return piece
+        return piece + text[place:]
 
 
 class StopStrings:
