@@ -1,4 +1,7 @@
-"""Whether kernels written in Triton can run, and if not, why."""
+"""Whether kernels written in Triton are used, and if not, why.
+
+`OPENGLM_KERNELS=reference` asks for plain torch here as on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from importlib.util import find_spec
 
 import torch
 
+from openglm.kernels.cpu import REFERENCE, VARIABLE
+
 
 def is_interpreted() -> bool:
     """Whether Triton's own switch asks for its interpreter, which runs kernels on the CPU."""
@@ -14,7 +19,9 @@ def is_interpreted() -> bool:
 
 
 def missing(device: torch.device) -> str:
-    """Why no Triton kernel can run on `device`, or "" if one can."""
+    """Why no Triton kernel is used on `device`, or "" if they are."""
+    if os.environ.get(VARIABLE) == REFERENCE:
+        return f"{VARIABLE}={REFERENCE} asks for plain torch"
     spec = find_spec("triton")
     if spec is None or spec.origin is None:  # a folder of that name is no package
         return "Triton is not installed"
