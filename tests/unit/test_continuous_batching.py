@@ -58,6 +58,20 @@ def test_a_higher_priority_takes_the_memory():
         assert_same_steps(request.steps, alone(NAME, (prompt_of(length, first), LONG)))
 
 
+def test_own_pages_are_no_prefix_hits():
+    """An operator reads that prompts are alike, where one request lost its memory and came back."""
+    engine = make_engine(NAME, pages=5)
+    slow = engine.add(prompt_of(70), LONG)
+    engine.step()
+    engine.add(prompt_of(70, first=9), SamplingParams(max_tokens=9), priority=1)
+    engine.step()
+    assert not slow.is_running
+    finish(engine)
+    assert engine.statistics.num_preemptions == 1
+    assert engine.statistics.num_tokens < 120 + 80 + 64, "its two full pages were read again"
+    assert engine.statistics.num_prefix_hits == 0
+
+
 def test_the_last_in_line_loses_its_memory_first():
     """An urgent request stops the one that has waited longest, or more of them than it must."""
     engine = make_engine(NAME, pages=4)

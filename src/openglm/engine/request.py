@@ -33,6 +33,7 @@ class Request:
         pages: that it holds, first first; none while it waits.
         keys: names of its full pages.
         num_cached: tokens of the track whose keys and values are in the pages.
+        num_read: the most tokens that were so when it was made to lose its pages.
         num_prefix: slots of the trained prefix that are.
         passes: the track that `num_cached` counts.
         is_cancelled: ends before it is given another token.
@@ -51,6 +52,7 @@ class Request:
     pages: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     num_cached: int = 0
+    num_read: int = 0
     num_prefix: int = 0
     passes: int = 1
     is_cancelled: bool = False

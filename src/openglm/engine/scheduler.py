@@ -46,7 +46,8 @@ class Scheduler:
     Attributes:
         line: all requests, in the order of their ranks.
         num_preemptions: how often a request lost its pages.
-        num_prefix_hits: tokens that were not read because their pages were found.
+        num_prefix_hits: tokens that a request never read because their pages were found; those of
+            its own that it finds again after a preemption do not count.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Scheduler:
                 drafts = self._drafts(request, left - behind - 1) if request.is_decoding else []
                 chunks.append(Chunk(request, count, drafts))
                 left -= count + len(drafts)
-                self.num_prefix_hits += request.num_cached * waits
+                self.num_prefix_hits += max(0, request.num_cached - request.num_read) * waits
             elif waits:
                 self.pool.release(request.forget())
                 is_open = False
@@ -171,7 +172,9 @@ class Scheduler:
         if self.pool.num_free + to_have < num_pages:
             return False
         while self.pool.num_free < num_pages:
-            self.pool.release(behind.pop().forget())
+            victim = behind.pop()
+            victim.num_read = max(victim.num_read, victim.num_cached)
+            self.pool.release(victim.forget())
             self.num_preemptions += 1
         return True
 
