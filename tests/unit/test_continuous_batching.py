@@ -18,11 +18,13 @@ from helpers_engine import (
     random_prompt,
 )
 from openglm.engine.engine import Engine
+from openglm.engine.paged_cache import KV_DTYPES
 from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import causal_prompt
 from openglm.engine.request import HEAD_START
 from openglm.engine.speculation import LookupDrafter
 from openglm.errors import RequestError
+from openglm.kernels.cpu import module
 from openglm.language_model import LanguageModel
 from openglm.results import Completion
 
@@ -281,6 +283,16 @@ def test_settings_out_of_range(settings, message):
     """A wrong setting shows up as a crash in the first step."""
     with pytest.raises(RequestError, match=message):
         Engine(load(CAUSAL[1]).network, **settings)
+
+
+@pytest.mark.skipif(module() is None, reason="no compiled CPU kernels")
+@pytest.mark.parametrize("kv_dtype", ["auto", *KV_DTYPES])
+def test_a_slow_kv_dtype_says_so(kv_dtype, caplog):
+    """Attention leaves the compiled kernels, and nobody knows why the engine is slow."""
+    make_engine(NAME, kv_dtype=kv_dtype)
+    said = [record.getMessage() for record in caplog.records if "kv_dtype" in record.getMessage()]
+    assert len(said) == (kv_dtype == "float16")
+    assert all("faster: float32, bfloat16, int8" in one for one in said)
 
 
 def test_longest_requests_fit_exactly():

@@ -76,8 +76,8 @@ class Engine:
     Args:
         model: the network.
         memory_bytes: of keys and values of all requests together.
-        kv_dtype: "auto" (as the network), "float32", "bfloat16", "float16" or "int8" (a quarter
-            of float32; changes the numbers a little).
+        kv_dtype: "auto" (as the network), "float32", "bfloat16", "float16" (on a CPU slow,
+            with a warning) or "int8" (a quarter of float32; changes the numbers a little).
         max_batch_tokens: fed per step; longer prompts are read in pieces, or at once where a
             context sees itself whole.
         max_drafts: tokens guessed ahead at most per request and step; 0 = none. Changes speed,

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from openglm.config import ModelConfig
 from openglm.errors import RequestError, suggest
+from openglm.kernels.cpu import module
+from openglm.kernels.cpu.pages import KIND_OF
 from openglm.kernels.paged_attention import PAGE_TOKENS, Pages, Segments, attend, store
+from openglm.log import logger
 from openglm.model import Transformer
 
 KV_DTYPES = {
@@ -20,6 +23,7 @@ KV_DTYPES = {
     "float16": torch.float16,
     "int8": torch.int8,
 }
+"""What pages may hold. The compiled CPU kernels have no float16: there it runs in plain torch."""
 SCALE_BYTES = 4
 
 
@@ -59,6 +63,14 @@ class PagedCache:
             )
         self.dtype = model.dtype if kv_dtype == "auto" else KV_DTYPES[kv_dtype]
         self.device = model.device
+        if self.device.type == "cpu" and module() is not None and self.dtype not in KIND_OF:
+            fast = [name for name, dtype in KV_DTYPES.items() if dtype in KIND_OF]
+            logger.warning(
+                "the CPU kernels have no kv_dtype=%r, so attention runs in plain torch, which is "
+                "slow; faster: %s",
+                kv_dtype,
+                ", ".join(fast),
+            )
         self.prefix = model.prefix
         self.num_prefix = 0 if model.prefix is None else model.prefix.keys.shape[1]
         config = model.config
