@@ -17,7 +17,7 @@ from openglm.kernels.cpu import module
 from openglm.language_model import LanguageModel
 from openglm.memory import parse_dtype_name
 from openglm.model import Transformer
-from openglm.quant.packed_rows import pack_rows
+from openglm.quant.packed_rows import use_packed_rows
 from openglm.registry import find_preset, preset
 from openglm.scheme import Scheme
 from openglm.tokenizers import find_tokenizer, require_tokenizer
@@ -107,7 +107,7 @@ def _for_kernels(
             hint="leave it out; glm doctor says which kernels are used",
         )
     if network.device.type == "cuda":
-        return pack_rows(network)
+        return use_packed_rows(network)
     if not can_compile(network):
         return network
     return compiled(network, "bfloat16" if dtype == "bfloat16" else activations)

@@ -14,7 +14,8 @@ from openglm.scheme import EXAMPLES, Scheme, find_scheme
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number."""
 BLOCK_ROWS = 16
-"""Rows of group-wise weights are filled up to a multiple of this, see `openglm.kernels.packing`."""
+"""Rows of packed weights stand in blocks of so many, see `openglm.kernels.packing`: the lanes of 32
+bits in the widest vector register (AVX-512)."""
 KEPT_WIDTH = 2
 """Bytes of what quantization leaves alone, of a scale, and of cached keys and values."""
 

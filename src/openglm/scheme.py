@@ -23,7 +23,9 @@ GROUP_SIZES = (32, 64, 128)
 INCLUDED = ("embeddings", "head")
 """What can be quantized besides the linear layers of the blocks."""
 EXAMPLES = ("int8", "int4", "int4-g64", "int4-g64-asym", "int8-g128+embeddings+head")
-_NAME = re.compile(r"int([48])(?:-g(32|64|128)(-asym)?)?((?:\+(?:embeddings|head))*)")
+_NAME = re.compile(
+    rf"int([48])(?:-g({'|'.join(map(str, GROUP_SIZES))})(-asym)?)?((?:\+(?:embeddings|head))*)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from openglm.checkpoints import load_random
 from openglm.config import ModelConfig
 from openglm.language_model import LanguageModel
 from openglm.quant.linear import RowwiseLinear
-from openglm.quant.packed_rows import PackedRowsLinear, pack_rows
+from openglm.quant.packed_rows import PackedRowsLinear, use_packed_rows
 from openglm.scheme import Scheme
 
 CONFIG = ModelConfig(
@@ -32,7 +32,7 @@ def test_logits_stay(bits: int) -> None:
     In float32 both products have the same float weights, up to one rounding of scale times integer.
     """
     network = load_random(CONFIG, scheme=Scheme(bits=bits), seed=1)
-    packed = pack_rows(copy.deepcopy(network))
+    packed = use_packed_rows(copy.deepcopy(network))
     kinds = [type(module) for module in packed.modules()]
     assert RowwiseLinear not in kinds
     assert kinds.count(PackedRowsLinear) == 2 * 6

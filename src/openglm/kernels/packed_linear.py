@@ -15,16 +15,13 @@ from torch.nn.functional import pad
 from openglm.errors import KernelUnavailable, suggest
 from openglm.kernels.gpu.available import missing
 from openglm.kernels.packing import (
-    BLOCK_ROWS,
+    LARGEST_INT8,
     PackedWeight,
     dequantize,
     unpack,
     unpack_scale,
 )
-from openglm.memory import ROWS_AT_ONCE
-
-LARGEST_ACTIVATION = 127
-"""Activations are symmetric INT8: -128 is left out, so that a sign can be moved to the weight."""
+from openglm.memory import BLOCK_ROWS, ROWS_AT_ONCE
 
 
 def linear(
@@ -126,10 +123,10 @@ def quantize_activations(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
     filled = pad(x.float(), (0, -x.shape[-1] % group))
     filled = filled.view(*x.shape[:-1], -1, group)
     largest = filled.abs().amax(dim=-1)  # (..., groups)
-    numerator = torch.full_like(largest, LARGEST_ACTIVATION)  # a number / x would be 1 / x * number
+    numerator = torch.full_like(largest, LARGEST_INT8)  # a number / x would be 1 / x * number
     factor = torch.where(largest > 0, numerator / largest, 0.0)
     quantized = torch.round(filled * factor[..., None])
-    return quantized.to(torch.int8), largest / LARGEST_ACTIVATION
+    return quantized.to(torch.int8), largest / LARGEST_INT8
 
 
 def embedding(ids: Tensor, weight: PackedWeight, dtype: torch.dtype) -> Tensor:

@@ -29,9 +29,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-BLOCK_ROWS = 16
-"""Lanes of 32 bits in the widest vector register (AVX-512)."""
-GROUP_SIZES = (32, 64, 128)
+from openglm.memory import BLOCK_ROWS
+from openglm.scheme import GROUP_SIZES
+
+LARGEST_INT8 = 127
+"""Symmetric INT8 leaves -128 out, so that a sign can be moved to the other factor."""
 ROWWISE_COLUMNS = 128
 """Columns are filled up to a multiple of this where a scale belongs to a whole row."""
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from openglm.kernels.attention import MAX_SCORE_ELEMENTS, attention
 from openglm.kernels.cpu import pages as compiled
+from openglm.kernels.packing import LARGEST_INT8
 
 PAGE_TOKENS = 32
 """Slots of a page: what is shared between sequences, and what is wasted behind the last token."""
-LARGEST_INT8 = 127
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from openglm.errors import DataError
 from openglm.kernels.packing import PackedWeight, Packing
-from openglm.quant.groupwise import Grid, find_grid, pack_rows
+from openglm.quant.groupwise import Grid, find_grid, pack_integers
 
 DAMPING = (0.01, 0.1, 1.0)
 """Added to the diagonal of H, as shares of its mean: the paper's, and more if H stays singular."""
@@ -61,7 +61,7 @@ def quantize_calibrated(
         piece = slice(start, start + COLUMNS)
         errors = rounding.columns(w[:, piece], spread[piece, piece], order[piece])
         w[:, start + COLUMNS :] -= errors @ spread[piece, start + COLUMNS :]
-    return pack_rows(integers[:, :num_columns], rounding.grid, packing)
+    return pack_integers(integers[:, :num_columns], rounding.grid, packing)
 
 
 @dataclass(slots=True)

@@ -101,11 +101,11 @@ def quantize_groups(weight: Tensor, packing: Packing) -> PackedWeight:
         groups = filled.view(len(rows), -1, packing.group_size)
         grid = find_grid(groups, packing)  # of (rows, groups, G)
         integers = grid.integers(groups).flatten(1)
-        parts.append(pack_rows(integers[:, : rows.shape[1]], grid, packing))
+        parts.append(pack_integers(integers[:, : rows.shape[1]], grid, packing))
     return join(parts)
 
 
-def pack_rows(integers: Tensor, grid: Grid, packing: Packing) -> PackedWeight:
+def pack_integers(integers: Tensor, grid: Grid, packing: Packing) -> PackedWeight:
     """(N, K) uint8 integers and their (N, groups, 1) grid -> packed."""
     scale, minimum = (
         None if each is None else pack_scale(each[..., 0].half(), packing)

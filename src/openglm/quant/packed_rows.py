@@ -54,7 +54,7 @@ class PackedRowsLinear(nn.Module):
         return linear(x, self.packed, self.bias)
 
 
-def pack_rows(model: Transformer) -> Transformer:
+def use_packed_rows(model: Transformer) -> Transformer:
     """Puts a `PackedRowsLinear` in the place of every `RowwiseLinear`, one by one; in place."""
     for parent in model.modules():
         for name, child in list(parent.named_children()):

@@ -12,9 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from openglm.kernels.packing import LARGEST_INT8
 from openglm.memory import ROWS_AT_ONCE
 
-LARGEST = {8: 127, 4: 7}
+LARGEST = {8: LARGEST_INT8, 4: 7}
 
 
 def quantize_rows(weight: Tensor, bits: int, half_scale: bool = False) -> tuple[Tensor, Tensor]:

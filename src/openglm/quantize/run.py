@@ -23,7 +23,7 @@ from openglm.quant.calibrate import CalibratedWeights
 from openglm.quant.transform import QuantizedWeights
 from openglm.quantize.passages import Text, read_text
 from openglm.quantize.report import Report, measure, tokens_per_s
-from openglm.scheme import Scheme
+from openglm.scheme import GROUP_SIZES, Scheme
 from openglm.tokenizers import Tokenizer
 
 REPORT = "report.json"
@@ -111,7 +111,7 @@ def _check(job: Job, opened: Source) -> None:
     if job.calibrate is not None and any(scheme.is_official for scheme in job.schemes):
         raise UsageError(
             "the official scheme (a scale per row) rounds to nearest",
-            hint="calibrate with groups of 32, 64 or 128 columns",
+            hint=f"calibrate with groups of {', '.join(map(str, GROUP_SIZES))} columns",
         )
     if job.activation_order and job.calibrate is None:
         raise UsageError("an activation order needs a calibration text", hint="give one")

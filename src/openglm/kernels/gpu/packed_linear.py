@@ -19,7 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from openglm.kernels.gpu.available import is_interpreted
-from openglm.kernels.packing import BLOCK_ROWS, PackedWeight
+from openglm.kernels.packing import PackedWeight
+from openglm.memory import BLOCK_ROWS
 
 PROGRAMS = 512
 """Programs wanted at once: 4 on each of the 108 to 144 multiprocessors of a large GPU. A constant
