@@ -44,7 +44,9 @@ def load(
         dtype: float32, bfloat16, float16; auto = as stored. int8 and int4 quantize the blocks by
             the official scheme, int4-g64 and other names of a `Scheme` by groups. The
             compiled CPU kernels compute in float32 whatever the weights are; bfloat16 rounds
-            activations too, which is faster where the processor has instructions for it.
+            activations too, which is faster where the processor has instructions for it. Plain
+            torch (no kernels, or `OPENGLM_KERNELS=reference`) computes in float16 or bfloat16 if
+            these are asked for; auto is float32 there.
         device: cpu, cuda, cuda:N; auto = a GPU if there is one.
         tokenizer: folder of the vocabulary, if it is not beside the weights.
         description: what a Megatron folder does not say, like {"num_attention_heads": 64}.
