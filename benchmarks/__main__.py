@@ -16,6 +16,7 @@ NAMES = (
     "full_size",
     "engine_cpu",
     "speculation",
+    "agreement",
 )
 GPU_NAMES = ("gpu_decode",)
 here = NAMES + GPU_NAMES if torch.cuda.is_available() else NAMES

@@ -7,6 +7,8 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -51,6 +53,12 @@ def seconds(work: Callable[[], object], repeats: int, warmup: int = 1) -> list[f
         work()
         times.append(perf_counter() - start)
     return times
+
+
+def alone(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What `work` returns in a fresh process: its memory, threads and environment are its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as processes:
+        return processes.submit(work, *arguments).result()
 
 
 def spread(values: list[float]) -> dict[str, float]:
