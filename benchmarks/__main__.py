@@ -17,6 +17,8 @@ NAMES = (
     "engine_cpu",
     "speculation",
     "agreement",
+    "long_context",
+    "prefill_bf16",
 )
 GPU_NAMES = ("gpu_decode",)
 here = NAMES + GPU_NAMES if torch.cuda.is_available() else NAMES
