@@ -1,11 +1,14 @@
-"""Runs every benchmark: `make bench`, or `python -m benchmarks [NAME ...]`; some need a GPU."""
+"""Runs every benchmark: `make bench`, or `python -m benchmarks [NAME ...]`; some need a GPU.
+
+`report` rewrites RESULTS.md and its plot from the results that are there.
+"""
 
 import importlib
 import sys
 
 import torch
 
-from benchmarks import record
+from benchmarks import record, report
 
 NAMES = (
     "blank_infilling",
@@ -21,9 +24,14 @@ NAMES = (
     "prefill_bf16",
 )
 GPU_NAMES = ("gpu_decode",)
+REPORT = "report"
+KNOWN = (*NAMES, *GPU_NAMES, REPORT)
 here = NAMES + GPU_NAMES if torch.cuda.is_available() else NAMES
 
-for name in sys.argv[1:] or here:
-    if name not in NAMES + GPU_NAMES:
-        sys.exit(f"unknown benchmark {name}; known: {', '.join(NAMES + GPU_NAMES)}")
-    record.write(name, importlib.import_module(f"benchmarks.{name}").measure())
+for name in sys.argv[1:] or (*here, REPORT):
+    if name not in KNOWN:
+        sys.exit(f"unknown benchmark {name}; known: {', '.join(KNOWN)}")
+    if name == REPORT:
+        report.write()
+    else:
+        record.write(name, importlib.import_module(f"benchmarks.{name}").measure())

@@ -19,7 +19,7 @@ EXTRAS = {
     "gguf": ("gguf",),
     "grammar": ("xgrammar",),
     "hf": ("transformers", "peft"),
-    "bench": ("transformers",),
+    "bench": ("transformers", "matplotlib"),
 }
 
 
