@@ -62,6 +62,19 @@ def test_weights_stay_as_they_are_stored(dtype, tmp_path):
         assert_close(rough, stored.logits(IDS), atol=0.2, rtol=0.05)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_official_scales_are_not_rounded(dtype, tmp_path):
+    """A model that is stored in bfloat16 is worse once it is quantized than the same in float32."""
+    config = tiny_config()
+    found = []
+    for stored in (torch.bfloat16, torch.float32):
+        weights = rounded_model(config, torch.bfloat16).to(stored).state_dict()
+        save_checkpoint(tmp_path / str(stored), config, weights, "openglm")
+        model = openglm.load(tmp_path / str(stored), dtype=dtype, device="cpu")
+        found.append(model.logits(IDS))
+    assert_close(found[0], found[1], atol=1e-6, rtol=1e-6)
+
+
 def test_activations_meet_integers_as_asked(tmp_path):
     """A setting that changes numbers does nothing, or is taken where it could do nothing."""
     config = tiny_config(hidden_size=48)

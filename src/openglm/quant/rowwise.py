@@ -57,7 +57,8 @@ def dequantize_rows(values: Tensor, scale: Tensor, bits: int, dtype: torch.dtype
         values: (out, in) int8, or (out, in / 2) for 4 bits.
         scale: (out,).
         bits: 8 or 4.
-        dtype: of the result and of the product.
+        dtype: of the result; the product is taken in what holds both it and the scale.
     """
     whole = unpack_nibbles(values) if bits == 4 else values
-    return whole.to(dtype).mul_(scale.to(dtype)[:, None])
+    fine = torch.promote_types(scale.dtype, dtype)
+    return whole.to(fine).mul_(scale.to(fine)[:, None]).to(dtype)
