@@ -132,7 +132,8 @@ template <Kind kKind, int M, int B, bool kAhead>
 void integer_tile(const Matrix& w, const Activations& x, int64_t block, int64_t row, float* y, int64_t stride) {
     constexpr int kStep = kKind == Kind::kInt4 ? 8 : 4;  // columns in 64 bytes
     const int64_t groups = w.columns / w.group, block_bytes = w.stride();
-    const int32_t zero = kKind == Kind::kInt4 ? (w.minimum ? 0 : 8) : (w.minimum ? 0 : 128) - Simd::kInt8Offset;
+    // Unsigned, since it may wrap where activations were no numbers; their scale is NaN.
+    const uint32_t zero = kKind == Kind::kInt4 ? (w.minimum ? 0 : 8) : (w.minimum ? 0 : 128) - Simd::kInt8Offset;
     const uint8_t* weights = w.values + block * block_bytes;
     Tile<M, B> tile;
     for (int64_t g = 0; g < groups; g++) {
@@ -141,7 +142,7 @@ void integer_tile(const Matrix& w, const Activations& x, int64_t block, int64_t 
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++)
 #pragma GCC unroll 8
-            for (int b = 0; b < B; b++) sum[m][b] = Simd::set(-zero * x.sum[(row + m) * groups + g]);
+            for (int b = 0; b < B; b++) sum[m][b] = Simd::set((int32_t)(0u - zero * (uint32_t)x.sum[(row + m) * groups + g]));
         for (int64_t k = 0; k < w.group; k += 32) {
             add_columns<kKind, M, B, kAhead>(weights, block_bytes, act + k, x.columns, sum);
             weights += 64 * 32 / kStep;
