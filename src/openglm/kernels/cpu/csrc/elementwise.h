@@ -97,5 +97,16 @@ void layer_norm(const float* x, const float* weight, const float* bias, float ep
     }
 }
 
+int32_t read(const uint8_t* from, int64_t bytes) {
+    Simd::I sum[4] = {Simd::set(0), Simd::set(0), Simd::set(0), Simd::set(0)};
+    for (int64_t i = 0; i < bytes; i += 256)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            Simd::prefetch(from + i + j * 64 + 8192);
+            sum[j] = Simd::add(sum[j], Simd::load8(from + i + j * 64));
+        }
+    return Simd::sum(Simd::add(Simd::add(sum[0], sum[1]), Simd::add(sum[2], sum[3])));
+}
+
 }  // namespace
 }  // namespace openglm

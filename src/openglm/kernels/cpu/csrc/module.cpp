@@ -55,19 +55,11 @@ void unlocked(int64_t rows, Work work) {
     work();
 }
 
-// Reads `bytes` with all threads; the sum of their 64-bit words, which nobody needs.
-uint64_t stream(uintptr_t address, int64_t bytes) {
+// Reads `bytes` with all threads; their sum.
+int64_t stream(uintptr_t address, int64_t bytes) {
     constexpr int64_t kPiece = 1 << 20;
-    std::atomic<uint64_t> sum{0};
-    pool()->run(bytes / kPiece, [&](int64_t piece) {
-        const uint64_t* words = at<const uint64_t>(address) + piece * kPiece / 8;
-        uint64_t parts[8] = {};
-        for (int64_t i = 0; i < kPiece / 8; i += 8) {
-            __builtin_prefetch(words + i + 512);
-            for (int j = 0; j < 8; j++) parts[j] += words[i + j];
-        }
-        for (uint64_t part : parts) sum += part;
-    });
+    std::atomic<int64_t> sum{0};
+    pool()->run(bytes / kPiece, [&](int64_t piece) { sum += ops->read(at<uint8_t>(address) + piece * kPiece, kPiece); });
     return sum;
 }
 

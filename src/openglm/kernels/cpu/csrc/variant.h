@@ -7,7 +7,7 @@
 namespace openglm {
 
 const Ops* OPS() {
-    static const Ops ops = {Simd::kName, prepare, linear, activate, rms_norm, layer_norm, attend};
+    static const Ops ops = {Simd::kName, prepare, linear, activate, rms_norm, layer_norm, read, attend};
     return &ops;
 }
 
