@@ -22,8 +22,8 @@ from openglm.compiled.transform import compiled
 from openglm.engine.reader import PagedReader
 from openglm.registry import preset
 
-MODEL, LAYERS, PROMPT = "chatglm2-6b", 8, 512
-ROUNDS, REPEATS = 3, 2
+MODEL, LAYERS, PROMPT = "chatglm2-6b", 2, 512
+ROUNDS, REPEATS = 3, 1
 
 
 def measure() -> dict[str, Any]:
