@@ -37,9 +37,13 @@ class Reply:
 
 def chatglm(text: str, asked: Sequence[Message]) -> Reply:
     """ChatGLM-6B: punctuation beside a Chinese character becomes full width."""
-    text = text.strip().replace(*TRAINING_TIME)
-    text = _BESIDE_HAN.sub(lambda match: match.group().translate(PUNCTUATION), text)
+    text = widened(text.strip().replace(*TRAINING_TIME))
     return Reply(text, (Message("assistant", text),))
+
+
+def widened(text: str) -> str:
+    """Punctuation beside a Chinese character in full width."""
+    return _BESIDE_HAN.sub(lambda match: match.group().translate(PUNCTUATION), text)
 
 
 def chatglm2(text: str, asked: Sequence[Message]) -> Reply:
@@ -54,7 +58,7 @@ def chatglm3(text: str, asked: Sequence[Message]) -> Reply:
     With tools in the system message, the content of a part with metadata is a call between two
     fence lines; otherwise it is passed on as it is (code for an interpreter).
     """
-    return _with_tools(text, asked, _fenced_call)
+    return _with_tools(text, asked, fenced_call)
 
 
 def glm4(text: str, asked: Sequence[Message]) -> Reply:
@@ -80,7 +84,7 @@ def _with_tools(
     return Reply(last.content, tuple(messages), tool, arguments)
 
 
-def _fenced_call(content: str) -> dict[str, Any]:
+def fenced_call(content: str) -> dict[str, Any]:
     """The call between the first line and the last, which fence it."""
     return parse_tool_call("\n".join(content.split("\n")[1:-1]))
 
