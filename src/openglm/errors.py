@@ -85,6 +85,10 @@ class RequestError(OpenGLMError):
     exit_code = 7
 
 
+class ContextOverflow(RequestError):
+    """A text that is longer than what the model can read, or leaves no room for an answer."""
+
+
 class TrainingStopped(OpenGLMError):
     """The training watchdog stopped a run; the last good checkpoint is kept."""
 

@@ -22,7 +22,7 @@ from openglm.config import ModelConfig
 from openglm.engine.conventions import convention
 from openglm.engine.engine import Engine, memory_for
 from openglm.engine.fill import Filler
-from openglm.engine.implied import implied_mask, implied_positions
+from openglm.engine.implied import check_range, given_mask, implied_mask, implied_positions
 from openglm.engine.params import LARGEST_PENALTY, SamplingParams
 from openglm.engine.prompt import (
     Prompt,
@@ -39,7 +39,6 @@ from openglm.engine.writer import Asked, room
 from openglm.errors import RequestError, TokenizerError, suggest
 from openglm.model import Transformer
 from openglm.nn.cache import KVCache
-from openglm.nn.masks import MaskSpec
 from openglm.results import Blank, ChatReply, ChoiceScore, Completion, Filled, Piece
 from openglm.tokenizers import Tokenizer
 from openglm.transcript import Result, Transcriber, kept
@@ -171,7 +170,9 @@ class LanguageModel:
             settings["draft_model"] = draft.network
         return Engine(self.network, banned_ids=self._banned_ids, **settings)
 
-    def request(self, asked: Messages, task: str = "generate", **sampling: Any) -> Asked:
+    def request(
+        self, asked: Messages, task: str = "generate", *, opening: str = "", **sampling: Any
+    ) -> Asked:
         """What `Engine.add` takes: the prompt as this model reads it, and how to go on.
 
         Its rules remember where a text stands: each request needs some of its own.
@@ -179,10 +180,17 @@ class LanguageModel:
         Args:
             asked: a text; for "chat" messages, or one question.
             task: "generate", "fill" or "chat".
-            **sampling: as in the method of that name.
+            opening: of "chat": how the answer begins; the model goes on from there.
+            **sampling: as in the method of that name; `n` must be 1, see `requests`.
         """
-        prompt, params = self._settle(asked, task, sampling)
+        prompt, params = self._settle(asked, task, sampling, opening)
         return self._rule_book.equip(prompt, params, special=task == "chat")
+
+    def requests(
+        self, asked: Messages, task: str = "generate", *, opening: str = "", **sampling: Any
+    ) -> list[Asked]:
+        """Like `request`, one for each of the `n` (or `best_of`) completions."""
+        return self._one_each(*self._settle(asked, task, sampling, opening), task == "chat")
 
     def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
         """Like `generate`, as pieces of text; never half a character.
@@ -305,7 +313,7 @@ class LanguageModel:
             cache.reserve(*ids.shape)
             cache.input_ids[:, past : past + ids.shape[1]] = ids
             every = cache.input_ids[:, : past + ids.shape[1]]
-        self._check_range("input_ids", ids, ids.shape, self.config.vocab_size)
+        check_range("input_ids", ids, ids.shape, self.config.vocab_size)
         if block_position_ids is None and self.config.position != "rotary_2d":
             block_position_ids = torch.zeros_like(ids)
         positions, blocks = position_ids, block_position_ids
@@ -314,14 +322,14 @@ class LanguageModel:
             positions = implied[0][:, past:] if positions is None else positions
             blocks = implied[1][:, past:] if blocks is None else blocks
         positions, blocks = torch.as_tensor(positions), torch.as_tensor(blocks)
-        self._check_range("position_ids", positions, ids.shape, self.config.position_rows)
-        self._check_range("block_position_ids", blocks, ids.shape, self.config.position_rows)
+        check_range("position_ids", positions, ids.shape, self.config.position_rows)
+        check_range("block_position_ids", blocks, ids.shape, self.config.position_rows)
         device = self.network.device
         shape = (*ids.shape, past + ids.shape[1])
         spec = (
             implied_mask(self.config, self.token_ids, every)
             if mask is None
-            else _mask_spec(mask, shape)
+            else given_mask(mask, shape)
         ).to(device)
         hidden = self.network(ids.to(device), positions.to(device), blocks.to(device), spec, cache)
         return self.network.logits(hidden).float()
@@ -347,33 +355,41 @@ class LanguageModel:
     def _generate_defaults(self) -> SamplingParams:
         return convention(self.tokenizer).sampling
 
-    def _lay_out(self, asked: Messages, task: str) -> tuple[Prompt, SamplingParams]:
+    def _lay_out(
+        self, asked: Messages, task: str, opening: str = ""
+    ) -> tuple[Prompt, SamplingParams]:
         """The prompt of a task, and its default settings."""
+        if opening and task != "chat":
+            raise RequestError(f"opening={opening!r} is for the task chat, not {task}")
         if task == "fill":
             return blank_prompt(self.tokenizer, check_text(asked)), FILL_DEFAULTS
         defaults = self._generate_defaults
         if task == "generate":
             return continuation_prompt(self.tokenizer, check_text(asked)), defaults
         if task == "chat":
-            prompt = chat_prompt(self.tokenizer, prompt_ids(self.tokenizer, as_messages(asked)))
+            ids = prompt_ids(self.tokenizer, as_messages(asked))
+            prompt = chat_prompt(self.tokenizer, ids, opening)
             return prompt, dataclasses.replace(defaults, max_tokens=CHAT_TOKENS)
         raise RequestError(f"unknown task {task!r}", hint=suggest(task, TASKS))
 
     def _settle(
-        self, asked: Messages, task: str, sampling: dict[str, Any]
+        self, asked: Messages, task: str, sampling: dict[str, Any], opening: str = ""
     ) -> tuple[Prompt, SamplingParams]:
         """The prompt of a task and its settings, with a `max_tokens` that fits."""
-        prompt, defaults = self._lay_out(asked, task)
+        prompt, defaults = self._lay_out(asked, task, opening)
         if "max_tokens" not in sampling:
             most = room(self.config, prompt)
             sampling = {"max_tokens": max(1, min(defaults.max_tokens, most))} | sampling
         return prompt, SamplingParams.make(_beam_defaults(defaults, sampling), sampling)
 
-    def _one_each(self, prompt: Prompt, params: SamplingParams) -> list[Asked]:
+    def _one_each(
+        self, prompt: Prompt, params: SamplingParams, special: bool = False
+    ) -> list[Asked]:
         """A request for each completion of a prompt: what the engine writes has one seed."""
         seed = fresh_seed() if params.seed is None else params.seed
         count = params.num_completions
-        return [self._rule_book.equip(prompt, params.nth(seed, index)) for index in range(count)]
+        every = [params.nth(seed, index) for index in range(count)]
+        return [self._rule_book.equip(prompt, one, special) for one in every]
 
     def _filler(self, asked: Messages, task: str, sampling: dict[str, Any]) -> Filler:
         prompt, params, rules, ends = self.request(asked, task, **sampling)
@@ -434,17 +450,6 @@ class LanguageModel:
                     f"this model has at most {limit}"
                 )
 
-    def _check_range(self, name: str, values: Tensor, shape: torch.Size, bound: int) -> None:
-        if values.shape != shape:
-            raise RequestError(f"{name} has shape {tuple(values.shape)}, input_ids {tuple(shape)}")
-        if values.dtype not in (torch.int64, torch.int32):
-            raise RequestError(f"{name} has dtype {values.dtype}; it must be int64")
-        if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < bound):
-            raise RequestError(
-                f"{name} has values from {int(values.min())} to {int(values.max())}; "
-                f"this model takes 0 to {bound - 1}"
-            )
-
 
 def _completion(results: list[Result]) -> Completion:
     """The first of the results of one prompt, with the others."""
@@ -471,23 +476,3 @@ def _filled_text(prompt: Prompt, blanks: list[Blank]) -> str:
 def _beam_defaults(defaults: SamplingParams, sampling: dict[str, Any]) -> SamplingParams:
     """Beam search is deterministic: asking for beams alone switches sampling off."""
     return FILL_DEFAULTS if sampling.get("num_beams", 1) != 1 else defaults
-
-
-def _mask_spec(mask: Tensor, shape: tuple[int, int, int]) -> MaskSpec:
-    """A caller's mask for (B, T, S)."""
-    mask = torch.as_tensor(mask)
-    if mask.dtype == torch.bool:
-        if mask.shape != shape:
-            raise RequestError(f"mask has shape {tuple(mask.shape)}; (B, T, S) is {shape} here")
-        return MaskSpec.explicit(mask)
-    if mask.is_floating_point() or mask.shape != shape[:1]:
-        raise RequestError(
-            f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; "
-            "it must be bool (B, T, S), or int (B,) context lengths"
-        )
-    if mask.numel() and not (int(mask.min()) >= 0 and int(mask.max()) <= shape[2]):
-        raise RequestError(
-            f"mask has values from {int(mask.min())} to {int(mask.max())}; "
-            f"a context length is from 0 to {shape[2]} here"
-        )
-    return MaskSpec.prefix(mask)

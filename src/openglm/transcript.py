@@ -60,7 +60,7 @@ class Transcriber:
                 continue
             ids = [step.token for step in tokens if step.token is not None]
             mean = math.fsum(s.log_probability for s in tokens) / len(ids) if ids else math.nan
-            scored = None if params.logprobs is None else tuple(map(self._logprob, tokens))
+            scored = None if params.logprobs is None else tuple(map(self.logprob, tokens))
             reason = step.finish_reason or "stop"
             blanks[step.blank] = Blank(text.text, ids, mean, reason, scored)
             tokens = []
@@ -80,7 +80,8 @@ class Transcriber:
             else:
                 yield step, text.push(step.token), text
 
-    def _logprob(self, step: Step) -> TokenLogprob:
+    def logprob(self, step: Step) -> TokenLogprob:
+        """What is reported of a token."""
         assert step.token is not None
         spelt = [
             TokenLogprob(token, *self._spell(token), log_probability)

@@ -69,6 +69,11 @@ class Statistics:
     num_drafted: int
     num_accepted: int
 
+    @property
+    def usage(self) -> float:
+        """Share of the pages that a new request could not have, 0 to 1."""
+        return 1 - self.free_pages / self.num_pages
+
 
 class Engine:
     """Continuous batching.
@@ -157,6 +162,29 @@ class Engine:
             raise RequestError(
                 f"priority={priority!r} must be a whole number, tenant={tenant!r} a text"
             )
+        writer, longest = self._admit(prompt, params, rules, ends)
+        place = (
+            next(self._ids),
+            writer,
+            self._drafter(longest),
+            priority,
+            tenant,
+            deadline,
+            self._num_steps,
+        )
+        request = Request(*place)
+        self._requests[request.id] = request
+        self._arrived.append(request)
+        return request
+
+    def check(self, asked: Asked) -> None:
+        """Raises what `add` would raise, and takes nothing in."""
+        self._admit(*asked)
+
+    def _admit(
+        self, prompt: Prompt, params: SamplingParams, rules: Sequence[Rule], ends: Ends | None
+    ) -> tuple[Writer, int]:
+        """The writer of a request, and how many tokens it may come to."""
         if params.num_beams > 1:
             raise RequestError(
                 f"num_beams={params.num_beams}: the engine has no beam search",
@@ -178,19 +206,7 @@ class Engine:
                 f"{self.cache.num_pages * size:,}",
                 hint="shorten it, lower max_tokens, or give the engine more memory_bytes",
             )
-        place = (
-            next(self._ids),
-            writer,
-            self._drafter(longest),
-            priority,
-            tenant,
-            deadline,
-            self._num_steps,
-        )
-        request = Request(*place)
-        self._requests[request.id] = request
-        self._arrived.append(request)
-        return request
+        return writer, longest
 
     def _drafter(self, num_tokens: int) -> Drafter:
         """For a request of at most `num_tokens`."""

@@ -97,3 +97,36 @@ def _blank(row: Tensor, token_ids: dict[str, int], number: int) -> tuple[int, bo
         f"row {number} of input_ids has no blank ([MASK] or [gMASK]), from which positions follow",
         hint="put one into the prompt, or give position_ids and mask",
     )
+
+
+def given_mask(mask: Tensor, shape: tuple[int, int, int]) -> MaskSpec:
+    """A caller's mask for (B, T, S)."""
+    mask = torch.as_tensor(mask)
+    if mask.dtype == torch.bool:
+        if mask.shape != shape:
+            raise RequestError(f"mask has shape {tuple(mask.shape)}; (B, T, S) is {shape} here")
+        return MaskSpec.explicit(mask)
+    if mask.is_floating_point() or mask.shape != shape[:1]:
+        raise RequestError(
+            f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; "
+            "it must be bool (B, T, S), or int (B,) context lengths"
+        )
+    if mask.numel() and not (int(mask.min()) >= 0 and int(mask.max()) <= shape[2]):
+        raise RequestError(
+            f"mask has values from {int(mask.min())} to {int(mask.max())}; "
+            f"a context length is from 0 to {shape[2]} here"
+        )
+    return MaskSpec.prefix(mask)
+
+
+def check_range(name: str, values: Tensor, shape: torch.Size, bound: int) -> None:
+    """Raises `RequestError` for ids or positions of another shape, type or range than allowed."""
+    if values.shape != shape:
+        raise RequestError(f"{name} has shape {tuple(values.shape)}, input_ids {tuple(shape)}")
+    if values.dtype not in (torch.int64, torch.int32):
+        raise RequestError(f"{name} has dtype {values.dtype}; it must be int64")
+    if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < bound):
+        raise RequestError(
+            f"{name} has values from {int(values.min())} to {int(values.max())}; "
+            f"this model takes 0 to {bound - 1}"
+        )

@@ -13,7 +13,7 @@ from openglm.config import ModelConfig
 from openglm.engine import beam_rules
 from openglm.engine.beam_rules import BeamRule
 from openglm.engine.conventions import Style, convention
-from openglm.errors import RequestError
+from openglm.errors import ContextOverflow, RequestError
 from openglm.tokenizers import SpecialTokens, Tokenizer
 
 CANONICAL_MASK = "[MASK]"
@@ -60,7 +60,7 @@ def check_length(config: ModelConfig, num_tokens: int) -> None:
     """Raises `RequestError` for a context of more tokens than the model has positions."""
     limit = config.max_position_embeddings
     if num_tokens > limit:
-        raise RequestError(
+        raise ContextOverflow(
             f"the text has {num_tokens} tokens; this model reads at most {limit}",
             hint="shorten it",
         )
@@ -126,9 +126,21 @@ def continuation_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
     return Prompt(ids, positions, [text, ""], special.sop_id, how.end_ids(special))
 
 
-def chat_prompt(tokenizer: Tokenizer, ids: list[int]) -> Prompt:
-    """The prompt of a conversation that a chat template wrote as `ids`."""
+def chat_prompt(tokenizer: Tokenizer, ids: list[int], opening: str = "") -> Prompt:
+    """The prompt of a conversation that a chat template wrote as `ids`.
+
+    Args:
+        tokenizer: of the model.
+        ids: up to where the answer begins.
+        opening: text that it begins with.
+    """
     special, how = tokenizer.special, convention(tokenizer)
+    if opening and how.style != "causal":
+        raise RequestError(
+            f"opening={opening!r}: this model begins its answers itself",
+            hint="models from ChatGLM2 on can go on from what an answer begins with",
+        )
+    ids = [*ids, *tokenizer.encode(opening)] if opening else ids
     if how.style != "causal":
         return _refeed(ids[:-1], tokenizer, ["", ""])  # the template ends in sop
     ends = {special.get(role).id for role in TURN_ENDS if special.has(role)}

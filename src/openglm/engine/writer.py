@@ -25,7 +25,7 @@ from openglm.config import ModelConfig
 from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import Prompt, check_length
 from openglm.engine.sampling import Choice, Rule, Sampler
-from openglm.errors import RequestError
+from openglm.errors import ContextOverflow, RequestError
 
 Ends = Callable[[Sequence[int]], bool]
 """Whether a blank ends behind its last token, given all its tokens: for stop strings."""
@@ -242,7 +242,7 @@ def _check_room(config: ModelConfig, prompt: Prompt, params: SamplingParams) -> 
     positions = f"this model has {limit} positions"
     most = room(config, prompt)
     if most < 1:
-        raise RequestError(
+        raise ContextOverflow(
             f"the prompt of {len(prompt.context_ids) + 1} tokens leaves no room: {positions}",
             hint="shorten it",
         )
