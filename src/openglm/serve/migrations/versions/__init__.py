@@ -1,0 +1,1 @@
+"""One file per revision of the database, each naming the one before; never edited afterwards."""

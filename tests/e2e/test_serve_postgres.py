@@ -1,0 +1,137 @@
+"""The server's state in PostgreSQL: a real server of this test's own, on a socket in a folder."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the server is an extra: '.[serve]'")
+pytest.importorskip("psycopg", reason="the driver is an extra: '.[postgres]'")
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, text
+
+from openglm.errors import ConfigError
+from openglm.serve.database import Database
+from openglm.serve.identity import AuthenticationFailed
+from openglm.serve.keys import KeyStore
+from openglm.serve.tables import Base
+from openglm.serve.usage import Count, add_usage, read_usage
+
+
+def _programs() -> Path | None:
+    """The folder of initdb and pg_ctl, where Debian puts them or on the path."""
+    found = shutil.which("pg_ctl")
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    places = [*debian, *([Path(found)] if found else [])]
+    return places[-1].parent if places else None
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """An empty database; PostgreSQL refuses to run as root, so then it runs as its own user."""
+    programs = _programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
+    owner = "postgres" if os.geteuid() == 0 else None
+    if owner and owner not in {entry.pw_name for entry in pwd.getpwall()}:
+        pytest.skip("run as root, and there is no user postgres to run PostgreSQL as")
+    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder:  # short: a socket
+        if owner:
+            shutil.chown(folder, owner)
+        data = f"{folder}/data"
+
+        def run(program: str, *words: str) -> None:
+            command = [str(programs / program), "-D", data, *words]
+            subprocess.run(command, check=True, user=owner, cwd=folder, stdout=subprocess.DEVNULL)
+
+        run("initdb", "-U", "glm", "-A", "trust", "--no-sync")
+        options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
+        run("pg_ctl", "-w", "-l", f"{folder}/log", "-o", options, "start")
+        try:
+            yield f"postgresql://glm@/postgres?host={folder}"
+        finally:
+            run("pg_ctl", "-w", "-m", "immediate", "stop")
+
+
+def test_servers_that_start_together(url: str) -> None:
+    """Both create the tables, and one dies; or the tables are not those that the code means."""
+    with ThreadPoolExecutor(4) as pool:
+        for database in list(pool.map(Database, [url] * 4)):
+            database.close()
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    engine.dispose()
+
+
+def test_keys(url: str, tmp_path: Path) -> None:
+    """Something in the keys is SQLite's alone."""
+    database = Database(url)
+    store = KeyStore(database, tmp_path / "serve.key")
+    key = store.create("ann", "admin", tokens_per_day=2**31 - 1)
+    assert store.verify(key).role == "admin"
+    store.revoke(key.split(".")[0])
+    for wrong in (key, "a\x00b.c", "unknown.secret"):
+        with pytest.raises(AuthenticationFailed):
+            store.verify(wrong)
+    assert [info.last_used_at is not None for info in store.list_keys()] == [True]
+    database.close()
+
+
+def test_several_servers_count_into_one_row(url: str) -> None:
+    """Counts overwrite each other, or the first of a day collide."""
+    place = ("a" * 32, datetime.date(2027, 1, 15))
+    databases = [Database(url) for _ in range(4)]
+
+    def count(database: Database) -> None:
+        for _ in range(10):
+            add_usage(database, {place: Count(1, 2, 1)})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(count, databases))
+    assert read_usage(databases[0], place) == Count(40, 80, 40)
+    for database in databases:
+        database.close()
+
+
+def test_an_open_database_outlives_a_lost_connection(url: str) -> None:
+    """After the database server restarted, the first request of each connection fails."""
+    database = Database(url)
+    place = ("b" * 32, datetime.date(2027, 1, 15))
+    assert read_usage(database, place) == Count()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where pid <> pg_backend_pid() and backend_type = 'client backend'"
+            )
+        )
+    engine.dispose()
+    assert read_usage(database, place) == Count()
+    database.close()
+
+
+def test_newer_and_unreachable_databases(url: str) -> None:
+    """A bare traceback of a driver."""
+    database = Database(url)
+    with database.writing() as session:
+        session.execute(text("update alembic_version set version_num = '9999'"))
+    with pytest.raises(ConfigError, match="9999, made by a newer"):
+        Database(url)
+    with database.writing() as session:
+        session.execute(text("update alembic_version set version_num = '0001'"))
+    database.close()
+    with pytest.raises(ConfigError, match="cannot be opened"):
+        Database("postgresql://glm:s3cret@/postgres?host=/nowhere")
