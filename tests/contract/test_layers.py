@@ -39,6 +39,7 @@ LAYERS = {
     "verification": 6,
     "quantize": 6,
     "train": 6,
+    "serve": 7,
     "cli": 7,
     "hf": 7,
 }
@@ -65,6 +66,7 @@ SIBLINGS = {
     ("language_model", "transcript"),
     ("loading", "language_model"),
     ("quantize", "benchmark"),
+    ("cli", "serve"),
     ("verification", "language_model"),
 }
 TORCH_FREE = (

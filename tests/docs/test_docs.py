@@ -27,18 +27,20 @@ RUN_IN_FULL = (
     "docs/quantize.md",
     "docs/sampling.md",
 )
+RUN_COMMANDS = (*RUN_IN_FULL, "docs/serving.md")
+"""The Python of docs/serving.md needs a server: test_serving.py."""
 
 
-def _blocks(language: str) -> list[tuple[str, str]]:
+def _blocks(language: str, pages: tuple[str, ...] = RUN_IN_FULL) -> list[tuple[str, str]]:
     return [
         (name, code)
-        for name in RUN_IN_FULL
+        for name in pages
         for kind, code in BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))
         if kind == language
     ]
 
 
-@pytest.mark.parametrize(("page", "code"), _blocks("bash"))
+@pytest.mark.parametrize(("page", "code"), _blocks("bash", RUN_COMMANDS))
 def test_commands_run(
     page: str, code: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -20,6 +20,17 @@ EXTRAS = {
     "grammar": ("xgrammar",),
     "hf": ("transformers", "peft"),
     "bench": ("transformers", "matplotlib"),
+    "serve": (
+        "fastapi",
+        "uvicorn",
+        "multipart",
+        "prometheus_client",
+        "jwt",
+        "cryptography",
+        "sqlalchemy",
+        "alembic",
+    ),
+    "postgres": ("psycopg",),
 }
 
 

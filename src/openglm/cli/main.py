@@ -25,9 +25,11 @@ from openglm.cli import (
     fill,
     generate,
     info,
+    keys,
     plan,
     pretrain,
     quantize,
+    serve,
     verify,
 )
 from openglm.cli.language import say
@@ -58,6 +60,8 @@ for module in (
     convert,
     quantize,
     pretrain,
+    serve,
+    keys,
 ):
     module.register(app)
 
@@ -119,6 +123,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error found by the option parser
             verbs = {command.name for command in app.registered_commands}
+            verbs |= {group.name for group in app.registered_groups}
             verb = f"{arguments[0]} " if arguments and arguments[0] in verbs else ""
             return _fail(error, error.format_message(), f"glm {verb}--help", 2, debug)
         return _fail(

@@ -1,0 +1,1 @@
+"""The HTTP API and the web page: two dialects over the same engines."""

@@ -1,0 +1,145 @@
+"""`create_app`: routes, errors and life of the server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Scope
+
+from openglm import __version__
+from openglm.errors import OpenGLMError
+from openglm.language_model import LanguageModel
+from openglm.log import logger
+from openglm.serve import bigmodel, legacy, openai, status
+from openglm.serve.access import Locked, check_routes
+from openglm.serve.database import Database
+from openglm.serve.errors import (
+    SAYINGS,
+    ClientGone,
+    Kind,
+    ServeError,
+    as_serve_error,
+    bigmodel_body,
+    openai_body,
+)
+from openglm.serve.guard import Guard
+from openglm.serve.hosted import Hosted, Models
+from openglm.serve.identity import AuthenticationFailed
+from openglm.serve.keys import KeyStore
+from openglm.serve.limits import Limits
+from openglm.serve.metrics import Metrics
+from openglm.serve.runner import EngineRunner
+from openglm.serve.service import Service
+from openglm.serve.settings import ServeSettings
+
+BIGMODEL = "/api/paas/v4"
+KINDS: dict[int, Kind] = {
+    401: "authentication",
+    403: "permission",
+    404: "not_found",
+    405: "not_found",
+    408: "timeout",
+    413: "too_large",
+}
+"""Of HTTP errors that the framework raises."""
+
+
+def create_app(
+    models: Mapping[str, LanguageModel],
+    database: Database,
+    keys: KeyStore,
+    settings: ServeSettings | None = None,
+) -> ASGIApp:
+    """The server of these models.
+
+    Args:
+        models: by the name that clients use, the default first.
+        database: counts what keys use.
+        keys: who may call it.
+        settings: how it is served.
+    """
+    chosen = settings or ServeSettings()
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncGenerator[None, None]:
+        hosted = {}
+        for name, model in models.items():
+            engine = model.engine(**chosen.engine)
+            hosted[name] = Hosted(name, model, EngineRunner(engine))
+        limits = Limits(database, chosen.limits)
+        served = Models(hosted, chosen.aliases)
+        app.state.service = Service(served, limits, Metrics(served.statistics))
+        yield
+        await served.close()
+        await limits.close()
+
+    app = FastAPI(
+        title="openglm",
+        version=__version__,
+        lifespan=life,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.keys = keys
+    app.include_router(openai.router, prefix="/v1")
+    app.include_router(bigmodel.router, prefix=BIGMODEL)
+    app.include_router(status.router)
+    if chosen.legacy:
+        app.include_router(legacy.router)
+    for kind in (OpenGLMError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _answer)
+    check_routes(app.routes)
+    return Guard(Locked(app, keys, _refuse_stranger), chosen.guard, _refuse)
+
+
+def error_response(path: str, error: ServeError) -> Response:
+    """An error in the dialect of the path."""
+    saying = SAYINGS[error.kind]
+    headers = {} if error.retry_after is None else {"Retry-After": str(int(error.retry_after + 1))}
+    if path.startswith(BIGMODEL):
+        status = saying.bigmodel_status or saying.status
+        return JSONResponse(bigmodel_body(error), status, headers=headers)
+    return JSONResponse(openai_body(error), saying.status, headers=headers)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
+        return error_response(request.url.path, _invalid(error))
+    if isinstance(error, HTTPException):
+        kind = KINDS.get(error.status_code, "invalid")
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return error_response(request.url.path, ServeError(kind, message))
+    if isinstance(error, ClientGone):
+        return Response(status_code=499)
+    found = as_serve_error(error)
+    if found.kind == "internal":
+        logger.error("a request to %s failed", request.url.path, exc_info=error)
+    return error_response(request.url.path, found)
+
+
+def _invalid(error: RequestValidationError) -> ServeError:
+    """What is wrong with a body; of several things the first."""
+    first: dict[str, Any] = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    kind: Kind = "missing_field" if first["type"] == "missing" else "invalid_field"
+    if first["type"] == "json_invalid":
+        kind, where = "invalid", ""
+    return ServeError(kind, f"{where or 'body'}: {first['msg']}", where or None)
+
+
+def _refuse_stranger(scope: Scope, error: AuthenticationFailed) -> Response:
+    """The answer to somebody without a key."""
+    return error_response(scope["path"], as_serve_error(error))
+
+
+def _refuse(scope: Scope, status: int, message: str) -> Response:
+    """The guard's refusals, in the dialect of their path."""
+    response = error_response(scope["path"], ServeError(KINDS.get(status, "invalid"), message))
+    response.status_code = status
+    return response

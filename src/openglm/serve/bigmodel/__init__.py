@@ -1,0 +1,10 @@
+"""The dialect of BigModel (Zhipu AI), under /api/paas/v4."""
+
+from fastapi import APIRouter
+
+from openglm.serve.bigmodel import chat
+from openglm.serve.openai import models
+
+router = APIRouter()
+for part in (chat, models):
+    router.include_router(part.router)

@@ -1,0 +1,48 @@
+"""POST /api/paas/v4/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+
+from openglm.serve.bigmodel.objects import V4Completion
+from openglm.serve.bigmodel.requests import V4ChatRequest
+from openglm.serve.chat_call import ChatAnswer, answer
+from openglm.serve.errors import as_serve_error, bigmodel_body
+from openglm.serve.openai.requests import ignored
+from openglm.serve.service import Call, call
+from openglm.serve.wire import DONE, event, new_id
+
+router = APIRouter()
+
+
+@router.post("/chat/completions", response_model=None)
+async def chat_completions(body: V4ChatRequest, call: Annotated[Call, Depends(call)]) -> Response:
+    """Answers a conversation."""
+    hosted = call.models.find(body.model)
+    asked = body.call(call.place)
+    async with call.entering(asked.sampling.get("max_tokens"), body.n or 1):
+        found = await answer(hosted, asked)
+    call.measure(found.writing, hosted.name)
+    name = body.request_id or new_id("req-")
+    written = V4Completion(body.model, body.copies, request_id=name, used=found.usage)
+    if body.stream:
+        return call.stream(_events(found, written), ignored(body))
+    return await call.whole(written.collect(found), ignored(body))
+
+
+async def _events(found: ChatAnswer, written: V4Completion) -> AsyncGenerator[bytes, None]:
+    """The stream: a chunk for each piece, the last with reason and usage."""
+    try:
+        async with aclosing(found.pieces()) as pieces:
+            async for piece in pieces:
+                for index in written.places(piece.index):
+                    for chunk in written.chunks(piece, index):
+                        yield event(chunk)
+    except Exception as error:
+        yield event(written.broken_off())
+        yield event(bigmodel_body(as_serve_error(error)))
+    yield DONE

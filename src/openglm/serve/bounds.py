@@ -1,0 +1,7 @@
+"""Bounds of what one call may ask for (specs: security.md, section 5)."""
+
+MOST_COMPLETIONS = 16
+MOST_STOPS = 16
+MOST_MESSAGES = 2048
+MOST_TOOLS = 128
+MOST_PROMPTS = 64

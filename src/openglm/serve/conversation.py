@@ -1,0 +1,117 @@
+"""Conversations as HTTP clients write them, to those that models know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openglm.chat import Message
+from openglm.errors import RequestError
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "observation",
+    "function": "observation",
+    "observation": "observation",
+}
+"""Of OpenAI, BigModel and ChatGLM3 -> ours."""
+CHATGLM3_TOOLS = (
+    "Answer the following questions as best as you can. You have access to the following tools:"
+)
+"""What stands before the tools in ChatGLM3's documentation, and in its training."""
+
+
+def conversation(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], kind: str
+) -> list[Message]:
+    """Our messages.
+
+    Args:
+        messages: with role, content (text, or parts of type text), and tool_calls.
+        tools: functions with name, description and parameters.
+        kind: of the tokenizer.
+
+    Raises:
+        RequestError: a message that no model here understands; it names the index.
+    """
+    found: list[Message] = []
+    for index, message in enumerate(messages):
+        found += _messages(message, index, kind)
+    if not tools:
+        return found
+    described = tuple(tools)
+    if found and found[0].role == "system":
+        return [Message("system", found[0].content, tools=described), *found[1:]]
+    return [Message("system", CHATGLM3_TOOLS * (kind == "chatglm3"), tools=described), *found]
+
+
+def _messages(message: Mapping[str, Any], index: int, kind: str) -> list[Message]:
+    """One message as ours; a call of a tool is a message of its own."""
+    role = ROLES.get(message.get("role", ""))
+    if role is None:
+        raise RequestError(
+            f"messages[{index}] has the role {message.get('role')!r}", hint=", ".join(ROLES)
+        )
+    text = _text(message.get("content"), index)
+    calls = _calls(message, index)
+    if not calls:
+        return [Message(role, text)]
+    if role != "assistant":
+        raise RequestError(f"messages[{index}]: only an assistant's message calls tools")
+    spoken = [Message(role, text)] if text else []
+    return [
+        *spoken,
+        *(Message(role, _arguments(call, index, kind), call["name"]) for call in calls),
+    ]
+
+
+def _text(content: object, index: int) -> str:
+    """Text, parts of text, or nothing."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise RequestError(f"messages[{index}].content must be text or a list of parts")
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise RequestError(
+                f"messages[{index}].content has a part of type {kind!r}; only text is read",
+                hint="leave images, audio and files out",
+            )
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _calls(message: Mapping[str, Any], index: int) -> list[Mapping[str, Any]]:
+    """Functions that a message calls, each with name and arguments."""
+    calls = [call.get("function") or {} for call in message.get("tool_calls") or ()]
+    if old := message.get("function_call"):
+        calls.append(old)
+    for call in calls:
+        texts = [call.get("name"), call.get("arguments")]
+        if not all(isinstance(text, str) for text in texts):
+            raise RequestError(
+                f"messages[{index}]: a call needs a function with name and arguments as texts"
+            )
+    return calls
+
+
+def _arguments(call: Mapping[str, Any], index: int, kind: str) -> str:
+    """A call's arguments as the model wrote them."""
+    if kind != "chatglm3":
+        return str(call["arguments"])
+    try:
+        arguments = json.loads(call["arguments"])
+        written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    except (ValueError, AttributeError) as error:
+        raise RequestError(
+            f"messages[{index}]: the arguments of {call['name']} are no JSON object: {error}"
+        ) from error
+    return f"```python\ntool_call({written})\n```"

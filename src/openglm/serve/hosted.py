@@ -1,0 +1,149 @@
+"""Models that are being served, by name."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from openglm.chat import Message, has_format
+from openglm.chat.streaming import WITH_PARTS
+from openglm.engine.conventions import convention
+from openglm.engine.engine import Statistics
+from openglm.engine.prompt import CANONICAL_MASK
+from openglm.engine.writer import Asked, room
+from openglm.errors import ContextOverflow, suggest
+from openglm.language_model import LanguageModel
+from openglm.serve.errors import UnknownModel
+from openglm.serve.runner import EngineRunner, Place
+from openglm.serve.writing import Writing
+from openglm.transcript import Transcriber
+
+
+@dataclass(slots=True)
+class Hosted:
+    """One model with its engine.
+
+    Args:
+        name: as clients ask for it.
+        model: the model.
+        runner: of its engine.
+        created: seconds since 1970 at which it was loaded.
+    """
+
+    name: str
+    model: LanguageModel
+    runner: EngineRunner
+    created: int = field(default_factory=lambda: int(time.time()))
+    transcriber: Transcriber = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.transcriber = Transcriber(self.model.tokenizer)
+
+    @property
+    def kind(self) -> str:
+        """Of the tokenizer."""
+        return self.model.tokenizer.kind
+
+    @property
+    def can_chat(self) -> bool:
+        """Whether it answers conversations."""
+        return has_format(self.model.tokenizer)
+
+    @property
+    def can_call_tools(self) -> bool:
+        """Whether it was trained to."""
+        return self.kind in WITH_PARTS
+
+    @property
+    def can_fill(self) -> bool:
+        """Whether it fills blanks."""
+        return convention(self.model.tokenizer).style != "causal"
+
+    @property
+    def blank(self) -> str:
+        """How a blank in the middle of a text is written."""
+        texts = [mask.text for mask in self.model.tokenizer.special.mask_tokens]
+        return "[sMASK]" if "[sMASK]" in texts else CANONICAL_MASK
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self.model.config.max_position_embeddings
+
+    async def prepare(
+        self,
+        every: Sequence[str | list[Message]],
+        task: str,
+        sampling: Mapping[str, Any],
+        *,
+        place: Place,
+        opening: str = "",
+    ) -> Writing:
+        """A call that is ready to be written; checks all of it.
+
+        Args:
+            every: texts or conversations, each to be answered `n` (or `best_of`) times.
+            task: see `LanguageModel.request`.
+            sampling: settings; `max_tokens` is lowered to what there is room for.
+            place: whose it is.
+            opening: see `LanguageModel.request`.
+
+        Raises:
+            RequestError: it cannot be honoured.
+        """
+        # Long texts and grammars take seconds: not in the event loop.
+        found = await asyncio.to_thread(
+            lambda: [self._ask(asked, task, dict(sampling), opening) for asked in every]
+        )
+        for requests in found:
+            self.runner.engine.check(requests[0])  # before the response has begun
+        return Writing(self.runner, self.transcriber, found, task == "chat", place)
+
+    def _ask(
+        self, asked: str | list[Message], task: str, sampling: dict[str, Any], opening: str
+    ) -> list[Asked]:
+        most, least = sampling.pop("max_tokens", None), sampling.pop("min_tokens", 0)
+        every = self.model.requests(asked, task, opening=opening, **sampling)
+        fits = room(self.model.config, every[0].prompt)
+        if fits < 1:
+            raise ContextOverflow(
+                f"the prompt leaves no room for an answer: {self.name} has "
+                f"{self.context_length} positions",
+                hint="shorten it",
+            )
+        most = min(most or every[0].params.max_tokens, fits)
+        bounds = {"max_tokens": most, "min_tokens": least}
+        return [one._replace(params=dataclasses.replace(one.params, **bounds)) for one in every]
+
+
+class Models:
+    """All models that are served.
+
+    Args:
+        hosted: by name, the default first.
+        aliases: further name -> name.
+    """
+
+    def __init__(self, hosted: Mapping[str, Hosted], aliases: Mapping[str, str]) -> None:
+        self.hosted = dict(hosted)
+        self.aliases = dict(aliases)
+
+    def find(self, name: str) -> Hosted:
+        """The model of a name or alias; `UnknownModel` if there is none."""
+        found = self.hosted.get(self.aliases.get(name, name))
+        if found is None:
+            known = [*self.hosted, *self.aliases]
+            raise UnknownModel(f"there is no model {name!r} here", hint=suggest(name, known))
+        return found
+
+    def statistics(self) -> dict[str, Statistics]:
+        """What each engine counts."""
+        return {name: one.runner.engine.statistics for name, one in self.hosted.items()}
+
+    async def close(self) -> None:
+        """Ends all engines."""
+        await asyncio.gather(*(hosted.runner.close() for hosted in self.hosted.values()))

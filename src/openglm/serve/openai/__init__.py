@@ -1,0 +1,9 @@
+"""The dialect of OpenAI, under /v1."""
+
+from fastapi import APIRouter
+
+from openglm.serve.openai import chat, completions, fill, models
+
+router = APIRouter()
+for part in (chat, completions, fill, models):
+    router.include_router(part.router)

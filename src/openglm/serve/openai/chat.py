@@ -1,0 +1,54 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+
+from openglm.serve.chat_call import ChatAnswer, answer
+from openglm.serve.errors import as_serve_error, openai_body
+from openglm.serve.openai.objects import Completion, usage
+from openglm.serve.openai.requests import ChatRequest, ignored
+from openglm.serve.service import Call, call
+from openglm.serve.wire import DONE, event
+
+router = APIRouter()
+
+
+@router.post("/chat/completions", response_model=None)
+async def chat_completions(body: ChatRequest, call: Annotated[Call, Depends(call)]) -> Response:
+    """Answers a conversation."""
+    hosted = call.models.find(body.model)
+    asked = body.call(call.place)
+    async with call.entering(asked.sampling.get("max_tokens"), body.n or 1):
+        found = await answer(hosted, asked)
+    call.measure(found.writing, hosted.name)
+    written = Completion(body.model, body.copies)
+    if body.stream:
+        wants_usage = body.stream_options is not None and body.stream_options.include_usage
+        return call.stream(_events(found, written, wants_usage), ignored(body))
+    return await call.whole(written.collect(found), ignored(body))
+
+
+async def _events(
+    found: ChatAnswer, written: Completion, wants_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    """The stream: a chunk for each piece, then usage if it is wanted, then the end."""
+    begun: set[int] = set()
+    try:
+        async with aclosing(found.pieces()) as pieces:
+            async for piece in pieces:
+                for index in written.places(piece.index):
+                    if index not in begun:
+                        begun.add(index)
+                        yield event(written.chunk(index, {"role": "assistant", "content": ""}))
+                    for chunk in written.chunks(piece, index):
+                        yield event(chunk)
+        if wants_usage:
+            yield event(written.frame("chat.completion.chunk", []) | usage(found.usage))
+    except Exception as error:
+        yield event(openai_body(as_serve_error(error)))
+    yield DONE

@@ -1,0 +1,180 @@
+"""POST /v1/completions: texts continued, or filled in between prompt and suffix."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+
+from openglm.engine.prompt import OFFICIAL_MASKS
+from openglm.errors import RequestError
+from openglm.results import TokenLogprob
+from openglm.serve.errors import as_serve_error, openai_body
+from openglm.serve.hosted import Hosted
+from openglm.serve.openai.objects import LEAST_LOGPROB, reason, usage
+from openglm.serve.openai.requests import CompletionRequest, ignored
+from openglm.serve.runner import Place
+from openglm.serve.service import Call, call
+from openglm.serve.wire import DONE, event, new_id
+from openglm.serve.writing import Part, Writing
+
+router = APIRouter()
+
+
+@router.post("/completions", response_model=None)
+async def completions(body: CompletionRequest, call: Annotated[Call, Depends(call)]) -> Response:
+    """Continues texts; with `suffix`, writes what stands between prompt and suffix."""
+    hosted = call.models.find(body.model)
+    count = len(body.prompts) * (body.best_of or body.n or 1)
+    async with call.entering(body.sampling()["max_tokens"], count):
+        texts = Texts(body, await _prepare(hosted, body, call.place))
+    call.measure(texts.writing, hosted.name)
+    if body.stream:
+        return call.stream(_events(texts), ignored(body))
+    return await call.whole(texts.collect(), ignored(body))
+
+
+async def _prepare(hosted: Hosted, body: CompletionRequest, place: Place) -> Writing:
+    if body.suffix is None:
+        return await hosted.prepare(body.prompts, "generate", body.sampling(), place=place)
+    if not hosted.can_fill:
+        raise RequestError(
+            f"{hosted.name} fills no blanks, so it cannot write in front of a suffix",
+            hint="leave suffix out",
+        )
+    for text in [*body.prompts, body.suffix]:
+        if any(mask in text for mask in OFFICIAL_MASKS):
+            raise RequestError("prompt and suffix have blanks of their own", hint="use /v1/fill")
+    texts = [f"{prompt}{hosted.blank}{body.suffix}" for prompt in body.prompts]
+    return await hosted.prepare(texts, "fill", body.sampling(), place=place)
+
+
+async def _events(texts: Texts) -> AsyncGenerator[bytes, None]:
+    try:
+        for chunk in texts.echoes():
+            yield event(chunk)
+        async with aclosing(texts.writing.parts()) as parts:
+            async for part in parts:
+                for chunk in texts.chunks(part):
+                    yield event(chunk)
+        options = texts.body.stream_options
+        if options is not None and options.include_usage:
+            yield event(texts.frame([]) | usage(texts.writing.usage))
+    except Exception as error:
+        yield event(openai_body(as_serve_error(error)))
+    yield DONE
+
+
+@dataclass(slots=True)
+class Draft:
+    """One completion as it grows."""
+
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+
+
+class Texts:
+    """The object that answers a call.
+
+    Args:
+        body: the call.
+        writing: of its completions.
+    """
+
+    def __init__(self, body: CompletionRequest, writing: Writing) -> None:
+        self.body = body
+        self.writing = writing
+        self.id = new_id("cmpl-")
+        self.created = int(time.time())
+        self.drafts = [Draft(self._echo(index)) for index in range(len(writing.asked))]
+
+    def frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """The object around choices, whole or of a chunk."""
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.body.model,
+            "system_fingerprint": None,
+            "choices": choices,
+        }
+
+    async def collect(self) -> dict[str, Any]:
+        """All completions that were asked for, once they are finished."""
+        async with aclosing(self.writing.parts()) as parts:
+            async for part in parts:
+                self._take(part)
+        kept = [draft for group in self._groups() for draft in group]
+        copied = [draft for draft in kept for _ in range(self.body.copies)]
+        choices = [self._choice(i, draft.text, draft) for i, draft in enumerate(copied)]
+        return self.frame(choices) | usage(self.writing.usage)
+
+    def echoes(self) -> Iterator[dict[str, Any]]:
+        """Chunks with the prompts, if they shall be repeated."""
+        for index, draft in enumerate(self.drafts):
+            if draft.text:
+                for place in self._places(index):
+                    yield self.frame([self._choice(place, draft.text, Draft())])
+
+    def chunks(self, part: Part) -> Iterator[dict[str, Any]]:
+        """What a part says."""
+        said = Draft(part.text, list(part.logprobs), part.finish_reason)
+        if part.text or part.finish_reason:
+            for place in self._places(part.index):
+                yield self.frame([self._choice(place, part.text, said)])
+
+    def _places(self, index: int) -> range:
+        """The choices that stand for completion `index`."""
+        return range(index * self.body.copies, (index + 1) * self.body.copies)
+
+    def _echo(self, index: int) -> str:
+        per_prompt = len(self.writing.groups[0])
+        return self.body.prompts[index // per_prompt] if self.body.echo else ""
+
+    def _take(self, part: Part) -> None:
+        draft = self.drafts[part.index]
+        draft.text += part.text
+        draft.logprobs += part.logprobs
+        draft.finish_reason = part.finish_reason
+
+    def _groups(self) -> Iterator[list[Draft]]:
+        """Of each prompt, the completions to give; with `best_of` the likeliest first."""
+        start = 0
+        for group in self.writing.groups:
+            indices = list(range(start, start + len(group)))
+            start += len(group)
+            if len(group) > (self.body.n or 1):
+                indices.sort(key=self._score, reverse=True)
+                indices = indices[: self.body.n or 1]
+            yield [self.drafts[index] for index in indices]
+
+    def _score(self, index: int) -> float:
+        """Mean log-probability."""
+        return self.writing.log_probabilities[index] / max(1, self.writing.lengths[index])
+
+    def _choice(self, index: int, text: str, said: Draft) -> dict[str, Any]:
+        ended = None if said.finish_reason is None else reason(said.finish_reason)
+        found = {"index": index, "text": text, "finish_reason": ended}
+        return found | {"logprobs": logprobs(said.logprobs)}
+
+
+def logprobs(tokens: list[TokenLogprob]) -> dict[str, Any] | None:
+    """`logprobs` of a completion."""
+    if not tokens:
+        return None
+    offsets = [0]
+    for one in tokens:
+        offsets.append(offsets[-1] + len(one.text))
+    return {
+        "tokens": [one.text for one in tokens],
+        "token_logprobs": [max(one.log_probability, LEAST_LOGPROB) for one in tokens],
+        "top_logprobs": [
+            {t.text: max(t.log_probability, LEAST_LOGPROB) for t in one.top} for one in tokens
+        ],
+        "text_offset": offsets[:-1],
+    }

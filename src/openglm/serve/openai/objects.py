@@ -1,0 +1,172 @@
+"""Objects of /v1: answers of a chat, whole and in chunks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from openglm.chat.streaming import CallPiece, ReplyPiece
+from openglm.results import TokenLogprob
+from openglm.serve.chat_call import ChatAnswer, ChatPiece
+from openglm.serve.wire import new_id
+from openglm.serve.writing import Usage
+
+REASONS = {"deadline": "length"}
+"""How a request ended -> OpenAI's word, where it is another."""
+LEAST_LOGPROB = -9999.0
+"""JSON has no -inf; this is what OpenAI writes for it."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """One answer as it grows."""
+
+    text: str = ""
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+
+
+@dataclass(slots=True)
+class Completion:
+    """The object that answers a call.
+
+    Args:
+        model: as the client named it.
+        copies: see `Sampled.copies`.
+    """
+
+    model: str
+    copies: int = 1
+    id: str = field(default_factory=lambda: new_id("chatcmpl-"))
+    created: int = field(default_factory=lambda: int(time.time()))
+    drafts: dict[int, Draft] = field(default_factory=dict)
+    call_ids: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """The object around choices."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+            "choices": choices,
+        }
+
+    def places(self, index: int) -> range:
+        """The answers that stand for what is written as number `index`."""
+        return range(index * self.copies, (index + 1) * self.copies)
+
+    async def collect(self, found: ChatAnswer) -> dict[str, Any]:
+        """All answers, once they are finished."""
+        async with aclosing(found.pieces()) as pieces:
+            async for piece in pieces:
+                self.take(piece)
+        return self.whole(found.usage)
+
+    def take(self, piece: ChatPiece) -> None:
+        """Adds a piece to its answer."""
+        draft = self.drafts.setdefault(piece.index, Draft())
+        for part in piece.pieces:
+            if isinstance(part, str):
+                draft.text += part
+            else:
+                call = self._call(piece.index, part)
+                if part.name is not None:
+                    draft.calls.append(
+                        {
+                            "id": call["id"],
+                            "type": "function",
+                            "function": {"name": part.name, "arguments": ""},
+                        }
+                    )
+                draft.calls[part.index]["function"]["arguments"] += part.arguments
+        draft.logprobs += piece.logprobs
+        draft.finish_reason = piece.finish_reason or draft.finish_reason
+
+    def whole(self, used: Usage) -> dict[str, Any]:
+        """All answers, once they are finished."""
+        choices = []
+        for index in range(len(self.drafts) * self.copies):
+            draft = self.drafts[index // self.copies]
+            message: dict[str, Any] = {"role": "assistant", "content": draft.text, "refusal": None}
+            if draft.calls:
+                message |= {"content": draft.text or None, "tool_calls": draft.calls}
+            choices.append(
+                {
+                    "index": index,
+                    "message": message,
+                    "logprobs": logprobs(draft.logprobs),
+                    "finish_reason": reason(draft.finish_reason),
+                }
+            )
+        return self.frame("chat.completion", choices) | usage(used)
+
+    def chunks(self, piece: ChatPiece, index: int) -> list[dict[str, Any]]:
+        """Chunks of a stream that say what a piece says."""
+        deltas = [self._delta(part, index) for part in piece.pieces]
+        scored = logprobs(piece.logprobs)
+        if scored is not None and not deltas:
+            deltas = [{"content": ""}]
+        found = [self.chunk(index, delta) for delta in deltas]
+        if scored is not None:
+            found[0]["choices"][0]["logprobs"] = scored
+        if piece.finish_reason is not None:
+            found.append(self.chunk(index, {}, reason(piece.finish_reason)))
+        return found
+
+    def chunk(
+        self, index: int, delta: dict[str, Any], finish_reason: str | None = None
+    ) -> dict[str, Any]:
+        """One chunk."""
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return self.frame("chat.completion.chunk", [choice])
+
+    def _delta(self, part: ReplyPiece, index: int) -> dict[str, Any]:
+        return (
+            {"content": part}
+            if isinstance(part, str)
+            else {"tool_calls": [self._call(index, part)]}
+        )
+
+    def _call(self, index: int, part: CallPiece) -> dict[str, Any]:
+        """A piece of a call; its id comes with the name, and is the same ever after."""
+        function: dict[str, Any] = {"arguments": part.arguments}
+        if part.name is None:
+            return {"index": part.index, "function": function}
+        name = self.call_ids.setdefault((index, part.index), new_id("call_"))
+        whole = {"name": part.name} | function
+        return {"index": part.index, "id": name, "type": "function", "function": whole}
+
+
+def usage(used: Usage) -> dict[str, Any]:
+    """`usage`, as part of an object."""
+    return {
+        "usage": {
+            "prompt_tokens": used.prompt_tokens,
+            "completion_tokens": used.completion_tokens,
+            "total_tokens": used.prompt_tokens + used.completion_tokens,
+        }
+    }
+
+
+def reason(finish_reason: str | None) -> str:
+    """How an answer ended, in OpenAI's words."""
+    return REASONS.get(finish_reason or "stop", finish_reason or "stop")
+
+
+def logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    """`logprobs` of a chat's choice."""
+    if not tokens:
+        return None
+    found = [_logprob(one) | {"top_logprobs": [_logprob(t) for t in one.top]} for one in tokens]
+    return {"content": found, "refusal": None}
+
+
+def _logprob(one: TokenLogprob) -> dict[str, Any]:
+    least = max(one.log_probability, LEAST_LOGPROB)
+    return {"token": one.text, "logprob": least, "bytes": [*one.bytes]}

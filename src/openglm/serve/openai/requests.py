@@ -1,0 +1,227 @@
+"""Requests as OpenAI's clients write them; null is the same as nothing everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+
+from openglm.serve.bounds import (
+    MOST_COMPLETIONS,
+    MOST_MESSAGES,
+    MOST_PROMPTS,
+    MOST_STOPS,
+    MOST_TOOLS,
+)
+from openglm.serve.chat_call import ChatCall
+from openglm.serve.errors import ServeError
+from openglm.serve.runner import Place
+
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1 << 31, strict=True)]
+Stop = str | Annotated[list[str], Field(max_length=MOST_STOPS)]
+
+
+class Wire(BaseModel):
+    """What every request has: fields that are not known are taken, and named in the response."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class StreamOptions(Wire):
+    """`stream_options`."""
+
+    include_usage: bool = False
+
+
+class Function(Wire):
+    """A function that may be called."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.\-]+$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Wire):
+    """A tool: a function."""
+
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class NamedFunction(Wire):
+    """Which function must be called."""
+
+    name: str
+
+
+class NamedTool(Wire):
+    """Which tool must be called."""
+
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+class JsonSchema(Wire):
+    """`response_format.json_schema`."""
+
+    name: str = ""
+    schema_: Annotated[dict[str, Any], Field(alias="schema")] = {}
+    strict: bool | None = None
+
+
+class ResponseFormat(Wire):
+    """`response_format`."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+
+class Sampled(Wire):
+    """Settings that chats and completions share, OpenAI's and, behind them, our own."""
+
+    model: str
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Fraction | None = None
+    max_tokens: Count | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_COMPLETIONS, strict=True)] | None = None
+    stop: Stop | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64, strict=True)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=1024)] | None = None
+    top_k: Annotated[int, Field(ge=0, strict=True)] | None = None
+    min_p: Fraction | None = None
+    typical_p: Fraction | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] | None = None
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=1024, strict=True)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=1 << 31, strict=True)] | None = None
+    bad_words: Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """The settings that were given, as `SamplingParams` has them."""
+        names = (
+            "temperature", "top_p", "n", "stop", "presence_penalty", "frequency_penalty", "top_k",
+            "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size", "min_tokens",
+            "bad_words", "max_tokens",
+        )  # fmt: skip
+        found = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if found.get("stop") in ([], ""):
+            del found["stop"]
+        if found.get("top_p") == 0:
+            found["top_p"] = 1e-6  # OpenAI takes it for the likeliest token
+        if found.get("temperature") == 0:
+            found.pop("n", None)  # all would be equal: written once, and given so many times
+        if self.seed is not None:
+            found["seed"] = self.seed % (1 << 64)
+        if self.logit_bias:
+            found["logit_bias"] = _bias(self.logit_bias)
+        return found
+
+    @property
+    def copies(self) -> int:
+        """How many equal answers stand for each that is written."""
+        return (self.n or 1) if self.temperature == 0 else 1
+
+
+class ChatRequest(Sampled):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MOST_MESSAGES)]
+    max_completion_tokens: Count | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    response_format: ResponseFormat | None = None
+
+    def call(self, place: Place) -> ChatCall:
+        """What is asked for."""
+        sampling = self.sampling()
+        if self.max_completion_tokens is not None:
+            sampling["max_tokens"] = self.max_completion_tokens
+        if self.logprobs:
+            sampling["logprobs"] = self.top_logprobs or 0
+        elif self.top_logprobs:
+            raise ServeError("invalid_field", "top_logprobs needs logprobs=true", "top_logprobs")
+        choice = self.tool_choice or "auto"
+        return ChatCall(
+            messages=self.messages,
+            tools=[tool.function.model_dump(exclude_none=True) for tool in self.tools or ()],
+            tool_choice=choice.function.name if isinstance(choice, NamedTool) else choice,
+            schema=self._schema(),
+            sampling=sampling,
+            place=place,
+        )
+
+    def _schema(self) -> dict[str, Any] | None:
+        """What `response_format` asks of the answer."""
+        if self.response_format is None or self.response_format.type == "text":
+            return None
+        if self.response_format.type == "json_object":
+            return {"type": "object"}
+        if self.response_format.json_schema is None:
+            raise ServeError(
+                "missing_field",
+                "response_format of type json_schema needs json_schema",
+                "response_format.json_schema",
+            )
+        return self.response_format.json_schema.schema_
+
+
+class CompletionRequest(Sampled):
+    """POST /v1/completions."""
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+    suffix: str | None = None
+    echo: StrictBool | None = None
+    best_of: Annotated[int, Field(ge=1, le=MOST_COMPLETIONS, strict=True)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5, strict=True)] | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """As in a chat; 16 tokens unless told otherwise, as OpenAI has it."""
+        found = {"max_tokens": 16} | super().sampling()
+        if self.logprobs is not None:
+            found["logprobs"] = self.logprobs
+        if self.best_of is not None and self.temperature != 0:
+            if self.stream and self.best_of > (self.n or 1):
+                raise ServeError(
+                    "invalid_field", "best_of is only known at the end: not with stream", "best_of"
+                )
+            found["best_of"] = self.best_of
+        return found
+
+    @property
+    def prompts(self) -> list[str]:
+        """All prompts."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+
+class FillRequest(Sampled):
+    """POST /v1/fill: a text whose blanks are filled."""
+
+    text: str
+    logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """As in a chat."""
+        found = super().sampling()
+        return found if self.logprobs is None else found | {"logprobs": self.logprobs}
+
+
+def _bias(given: dict[str, float]) -> dict[int, float]:
+    """Ids as numbers."""
+    try:
+        return {int(token): bias for token, bias in given.items()}
+    except ValueError as error:
+        raise ServeError(
+            "invalid_field", f"logit_bias has a key that is no token id: {error}", "logit_bias"
+        ) from error
+
+
+def ignored(request: Wire) -> list[str]:
+    """Names of fields that were given and do nothing."""
+    return sorted(name for name, value in (request.model_extra or {}).items() if value is not None)

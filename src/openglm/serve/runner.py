@@ -1,0 +1,132 @@
+"""`EngineRunner`: an engine that steps in a thread of its own, while coroutines wait for tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from openglm.engine.engine import Engine
+from openglm.engine.request import Event, Request
+from openglm.engine.writer import Asked, Step
+from openglm.errors import OpenGLMError
+from openglm.log import logger
+
+
+class EngineFailed(OpenGLMError):
+    """A step of the engine raised: no request of it can go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Whose a request is, and where in line it stands; see `Engine.add`."""
+
+    tenant: str = ""
+    deadline: float | None = None
+    priority: int = 0
+
+
+class EngineRunner:
+    """Steps an engine while it has work.
+
+    `write` and `close` are called from one event loop; the engine's thread only hands events over.
+
+    Args:
+        engine: nobody else steps it.
+
+    Attributes:
+        failure: what a step raised; the engine is dead then.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.failure: Exception | None = None
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[int, asyncio.Queue[Event | None]] = {}
+        self._news = threading.Condition()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="openglm-engine", daemon=True)
+        self._thread.start()
+
+    async def write(self, asked: Asked, place: Place) -> AsyncGenerator[Step, None]:
+        """Steps of a request as they come; whoever stops listening ends it.
+
+        Args:
+            asked: what to write.
+            place: whose it is.
+
+        Raises:
+            RequestError: see `Engine.add`.
+            EngineFailed: the engine cannot go on.
+            Exception: what a rule of this request raised.
+        """
+        self._check()
+        request = self.engine.add(
+            *asked, priority=place.priority, tenant=place.tenant, deadline=place.deadline
+        )
+        queue = self._open[request.id] = asyncio.Queue()
+        with self._news:
+            self._news.notify()
+        try:
+            async for step in self._steps(request, queue):
+                yield step
+        finally:
+            del self._open[request.id]
+            self.engine.cancel(request.id)
+
+    async def close(self) -> None:
+        """Ends the thread behind the present step; requests that are unfinished fail."""
+        with self._news:
+            self._is_closing = True
+            self._news.notify()
+        await asyncio.to_thread(self._thread.join)
+        self._tell_all()
+
+    @property
+    def num_open(self) -> int:
+        """Requests that somebody listens to."""
+        return len(self._open)
+
+    async def _steps(
+        self, request: Request, queue: asyncio.Queue[Event | None]
+    ) -> AsyncGenerator[Step, None]:
+        while True:
+            event = await queue.get()
+            if event is None:
+                self._check()
+                raise EngineFailed("the model was unloaded before the answer was finished")
+            yield event.step
+            if event.is_last:
+                if request.error is not None:
+                    raise request.error
+                return
+
+    def _check(self) -> None:
+        if self.failure is not None:
+            raise EngineFailed(f"the engine stopped: {self.failure}") from self.failure
+
+    def _run(self) -> None:
+        try:
+            while self._wait():
+                if events := self.engine.step():
+                    self._loop.call_soon_threadsafe(self._deliver, events)
+        except Exception as error:
+            logger.exception("a step of the engine failed")
+            self.failure = error
+            self._loop.call_soon_threadsafe(self._tell_all)
+
+    def _wait(self) -> bool:
+        """Whether there is work; sleeps until there is, or there never will be."""
+        with self._news:
+            self._news.wait_for(lambda: self.engine.has_work or self._is_closing)
+        return not self._is_closing
+
+    def _deliver(self, events: list[Event]) -> None:
+        for event in events:
+            if queue := self._open.get(event.request_id):
+                queue.put_nowait(event)
+
+    def _tell_all(self) -> None:
+        for queue in self._open.values():
+            queue.put_nowait(None)

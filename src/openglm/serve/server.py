@@ -1,0 +1,98 @@
+"""`run`: the server as a process, which ends when its calls have ended."""
+
+from __future__ import annotations
+
+import asyncio
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from openglm.log import logger
+from openglm.serve.app import error_response
+from openglm.serve.errors import ServeError
+
+IDLE_SECONDS = 0.1
+"""How often to look whether calls have ended."""
+KEEP_ALIVE_SECONDS = 75
+
+
+class Draining:
+    """Counts calls; from `begin` on new ones are refused with 503, and those in work go on.
+
+    Args:
+        app: that answers them.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.has_begun = False
+        self.num_calls = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a call, or refuses it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if self.has_begun:
+            refusal = ServeError("unavailable", "the server is about to end", retry_after=5)
+            response = error_response(scope["path"], refusal)
+            response.headers["Connection"] = "close"
+            await response(scope, receive, send)
+            return
+        self.num_calls += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.num_calls -= 1
+
+    async def finish(self, seconds: float) -> None:
+        """Waits until no call is in work, for so long at most."""
+        async with asyncio.timeout(seconds):
+            while self.num_calls:
+                await asyncio.sleep(IDLE_SECONDS)
+
+
+class Server(uvicorn.Server):
+    """Ends at the first signal once its calls have ended, at the second at once.
+
+    Args:
+        app: that answers calls.
+        host: address to listen on.
+        port: to listen on.
+        drain_seconds: how long calls may take after the first signal.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int, drain_seconds: float) -> None:
+        self.draining = Draining(app)
+        self.drain_seconds = drain_seconds
+        super().__init__(
+            uvicorn.Config(
+                self.draining,
+                host,
+                port,
+                log_config=None,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                h11_max_incomplete_event_size=1 << 16,
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See the class."""
+        if self.draining.has_begun:
+            super().handle_exit(sig, frame)
+            return
+        self.draining.has_begun = True
+        asyncio.get_running_loop().call_soon_threadsafe(self._begin_draining)
+
+    def _begin_draining(self) -> None:
+        self._drained = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        logger.info("ending: %d calls are in work", self.draining.num_calls)
+        try:
+            await self.draining.finish(self.drain_seconds)
+        except TimeoutError:
+            logger.warning("%d calls were broken off", self.draining.num_calls)
+        self.should_exit = True

@@ -1,0 +1,48 @@
+"""Whether the server works, and its API in OpenAPI's words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from openglm import __version__
+from openglm.serve.errors import ServeError
+from openglm.serve.service import Call, call
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """That a server is here: all that anybody may know."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(call: Annotated[Call, Depends(call)]) -> dict[str, Any]:
+    """Which models answer; 503 if one of them cannot any more."""
+    broken = [name for name, one in call.models.hosted.items() if one.runner.failure is not None]
+    if broken:
+        raise ServeError("unavailable", f"the engine of {', '.join(broken)} stopped")
+    return {"status": "ready", "models": list(call.models.hosted)}
+
+
+@router.get("/version")
+async def version(call: Annotated[Call, Depends(call)]) -> dict[str, str]:
+    """Which openglm this is."""
+    return {"version": __version__}
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def openapi(request: Request, call: Annotated[Call, Depends(call)]) -> dict[str, Any]:
+    """All routes as an OpenAPI document."""
+    found: dict[str, Any] = request.app.openapi()
+    return found
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(call: Annotated[Call, Depends(call)]) -> Response:
+    """Counts and times for Prometheus."""
+    return Response(call.service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

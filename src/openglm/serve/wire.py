@@ -1,0 +1,102 @@
+"""Bytes on the wire: server-sent events, identifiers, and calls whose client may leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from openglm.serve.errors import ClientGone
+
+T = TypeVar("T")
+PING_SECONDS = 15.0
+"""Proxies close connections that are silent for 30 or 60 seconds."""
+DONE = b"data: [DONE]\n\n"
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def new_id(prefix: str) -> str:
+    """A name that nobody can guess: 128 random bits."""
+    return f"{prefix}{secrets.token_hex(16)}"
+
+
+def event(value: Mapping[str, Any]) -> bytes:
+    """One event.
+
+    In ASCII: the readers of zhipuai and zai split lines at U+2028, U+2029 and U+0085 too.
+    """
+    return f"data: {json.dumps(value, separators=(',', ':'), allow_nan=False)}\n\n".encode("ascii")
+
+
+class EventResponse(StreamingResponse):
+    """Sends events as they come, and comments where none come for long.
+
+    Args:
+        events: the stream; it is closed if the client leaves.
+        headers: further ones.
+        on_end: called when the response is over, even if it never began.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        headers: Mapping[str, str],
+        on_end: Callable[[], None],
+    ) -> None:
+        kind = "text/event-stream; charset=utf-8"
+        super().__init__(_with_pings(events), media_type=kind, headers={**HEADERS, **headers})
+        self.on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.on_end()
+
+
+async def _with_pings(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        while True:
+            coming = asyncio.ensure_future(anext(events, None))
+            try:
+                while not (await asyncio.wait({coming}, timeout=PING_SECONDS))[0]:
+                    yield b": ping\n\n"
+                found = coming.result()
+            finally:
+                coming.cancel()
+                await asyncio.wait({coming})
+            if found is None:
+                return
+            yield found
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled if the client leaves.
+
+    Raises:
+        ClientGone: it left.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_until_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone("the client left before the answer was finished")
+        return await working
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _until_left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,191 @@
+"""From requests to parts of text: all completions of a prompt, as they are written."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Protocol
+
+from openglm.engine.text_stream import TextStream
+from openglm.engine.writer import Asked
+from openglm.errors import ContextOverflow
+from openglm.results import TokenLogprob
+from openglm.serve.runner import EngineRunner, Place
+from openglm.transcript import Transcriber
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of one completion.
+
+    Args:
+        index: of the completion.
+        blank: of the blank in it.
+        text: that is certain now; may be empty.
+        logprobs: of the tokens since the last part, if they were asked for.
+        finish_reason: at the end of a blank, else None; see `Request.finish_reason`.
+    """
+
+    index: int
+    blank: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: str | None = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one call, counted while it runs.
+
+    Args:
+        prompt_tokens: read.
+        completion_tokens: written, all completions together.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Meter(Protocol):
+    """Is told how a call goes."""
+
+    def token(self, index: int) -> None:
+        """Completion `index` has another token."""
+
+    def finished(self, reason: str) -> None:
+        """A completion has ended."""
+
+    def close(self, usage: Usage) -> None:
+        """The call has ended, or was left."""
+
+
+@dataclass(slots=True)
+class Writing:
+    """One call's completions.
+
+    Args:
+        runner: of the model.
+        transcriber: of the model.
+        groups: for each prompt a request for each of its completions, which are equal but for rules
+            and seed. Completions are numbered through.
+        special: command tokens are written out.
+        place: whose the call is.
+
+    Attributes:
+        usage: grows while `parts` is read.
+        meter: is told how it goes.
+        log_probabilities: of each completion's tokens so far, added up.
+        lengths: of each completion, in tokens.
+    """
+
+    runner: EngineRunner
+    transcriber: Transcriber
+    groups: Sequence[Sequence[Asked]]
+    special: bool = False
+    place: Place = field(default_factory=Place)
+    usage: Usage = field(default_factory=Usage)
+    meter: Meter | None = None
+    asked: list[Asked] = field(init=False)
+    log_probabilities: list[float] = field(init=False)
+    lengths: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.asked = list(chain(*self.groups))
+        self.log_probabilities = [0.0] * len(self.asked)
+        self.lengths = [0] * len(self.asked)
+        self.usage.prompt_tokens = sum(prompt_length(group[0]) for group in self.groups)
+
+    def shorten(self, length: int) -> None:
+        """Bounds prompt and answer together to so many tokens.
+
+        Raises:
+            ContextOverflow: the prompt has them already.
+        """
+        left = length - self.usage.prompt_tokens
+        if left < 1:
+            raise ContextOverflow(
+                f"max_length={length} leaves no room behind {self.usage.prompt_tokens} tokens"
+            )
+        for index, one in enumerate(self.asked):
+            most = min(left, one.params.max_tokens)
+            params = dataclasses.replace(one.params, max_tokens=most)
+            self.asked[index] = one._replace(params=params)
+
+    async def parts(self) -> AsyncGenerator[Part, None]:
+        """Parts of all completions in the order in which they come; stopping ends all."""
+        try:
+            async with aclosing(self._one(0) if len(self.asked) == 1 else self._all()) as parts:
+                async for part in parts:
+                    yield part
+        finally:
+            if self.meter is not None:
+                self.meter.close(self.usage)
+
+    async def _all(self) -> AsyncGenerator[Part, None]:
+        queue: asyncio.Queue[Part | Exception | None] = asyncio.Queue()
+
+        async def feed(index: int) -> None:
+            try:
+                async with aclosing(self._one(index)) as parts:
+                    async for part in parts:
+                        queue.put_nowait(part)
+            except Exception as error:
+                queue.put_nowait(error)
+            else:
+                queue.put_nowait(None)
+
+        tasks = [asyncio.create_task(feed(index)) for index in range(len(self.asked))]
+        running = len(tasks)
+        try:
+            while running:
+                found = await queue.get()
+                if isinstance(found, Exception):
+                    raise found
+                if found is None:
+                    running -= 1
+                else:
+                    yield found
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _one(self, index: int) -> AsyncGenerator[Part, None]:
+        asked = self.asked[index]
+        params, text, reason = asked.params, None, "error"
+        unsaid: list[TokenLogprob] = []
+        async with aclosing(self.runner.write(asked, self.place)) as steps:
+            async for step in steps:
+                if text is None:
+                    text = TextStream(
+                        self.transcriber.tokenizer, params.stop, params.min_tokens, self.special
+                    )
+                place = len(text.text)  # its pieces leave out what `special` writes out
+                if step.token is None:
+                    text.finish()
+                    said, unsaid = tuple(unsaid), []
+                    yield Part(index, step.blank, text.text[place:], said, step.finish_reason)
+                    reason, text = step.finish_reason or "stop", None
+                    continue
+                if self.meter is not None:
+                    self.meter.token(index)
+                text.push(step.token)
+                self.usage.completion_tokens += 1
+                self.lengths[index] += 1
+                self.log_probabilities[index] += step.log_probability
+                if params.logprobs is not None:
+                    unsaid.append(self.transcriber.logprob(step))
+                if piece := text.text[place:]:
+                    said, unsaid = tuple(unsaid), []
+                    yield Part(index, step.blank, piece, said)
+        if self.meter is not None:
+            self.meter.finished(reason)
+
+
+def prompt_length(asked: Asked) -> int:
+    """Tokens that a model reads before it writes; that of `sop` is not of the text."""
+    return len(asked.prompt.context_ids) + (asked.prompt.style == "causal")
