@@ -158,7 +158,8 @@ def test_public_methods_of_the_model() -> None:
         "generate_batch": ["prompts", "sampling"],
         "logits": ["input_ids", "position_ids", "block_position_ids", "mask", "cache"],
         "new_cache": ["batch_size", "max_length"],
-        "request": ["asked", "task", "sampling"],
+        "request": ["asked", "task", "opening", "sampling"],
+        "requests": ["asked", "task", "opening", "sampling"],
         "score": ["context", "choices", "length_penalty", "unidirectional"],
         "stream": ["prompt", "sampling"],
         "stream_chat": ["messages", "sampling"],
@@ -186,6 +187,7 @@ def test_public_names_of_the_engine() -> None:
         ],
         "add": ["prompt", "params", "rules", "ends", "priority", "tenant", "deadline"],
         "cancel": ["request_id"],
+        "check": ["asked"],
         "step": [],
     }
     assert [field.name for field in dataclasses.fields(Statistics)] == [
