@@ -21,6 +21,7 @@ from openglm.language_model import LanguageModel
 from openglm.model import Transformer
 from openglm.serve.app import create_app
 from openglm.serve.database import Database
+from openglm.serve.files import FileSettings
 from openglm.serve.keys import KeyStore
 from openglm.serve.settings import ServeSettings
 from openglm.tokenizers import Tokenizer
@@ -103,6 +104,7 @@ def serving(
         database = Database(f"sqlite:///{folder}/serve.db")
         keys = KeyStore(database, Path(folder) / "serve.key")
         key = keys.create("test", requests_per_minute=requests_per_minute, concurrency=concurrency)
+        settings.setdefault("files", FileSettings(Path(folder) / "files"))
         app = create_app(models, database, keys, ServeSettings(**settings))
         server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, log_level="warning"))
         thread = threading.Thread(target=server.run)

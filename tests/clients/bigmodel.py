@@ -5,6 +5,7 @@ OPENGLM_SDK says which SDK it is, OPENGLM_URL where the server is, OPENGLM_KEY w
 
 import json
 import os
+import time
 
 import pytest
 
@@ -101,3 +102,98 @@ def test_errors(client, more, code):
     with pytest.raises(ERRORS.APIRequestFailedError) as found:
         ask(client, "hi", **more)
     assert found.value.response.json()["error"]["code"] == code
+
+
+def later(client, text, **more):
+    messages = [{"role": "user", "content": text}]
+    asked = {"model": "glm-4", "messages": messages} | more
+    return client.chat.asyncCompletions.create(**asked)
+
+
+def result(client, name):
+    for _ in range(600):
+        found = client.chat.asyncCompletions.retrieve_completion_result(id=name)
+        if found.task_status != "PROCESSING":
+            return found
+        assert not hasattr(found, "choices")  # by it the SDK knows an answer
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def test_an_answer_for_later(client):
+    task = later(client, "hi", request_id="my-request")
+    assert task.task_status == "PROCESSING"
+    assert task.request_id == "my-request"
+    assert not hasattr(task, "choices")
+    done = result(client, task.id)
+    assert (done.id, done.request_id, done.model) == (task.id, "my-request", "glm-4")
+    assert done.task_status == "SUCCESS"
+    assert done.choices[0].message.content == "Hello, 你好👋!"
+    assert done.usage.completion_tokens > 5
+    calls = result(client, later(client, "weather?", tools=[TOOL], tool_choice="auto").id)
+    (call,) = calls.choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == {"city": "北京"}
+
+
+def test_answers_for_later_that_there_are_none(client):
+    found = result(client, later(client, "ж" * 3000).id)
+    assert found.task_status == "FAIL"
+    assert found.error["code"] == "1261"
+    with pytest.raises(ERRORS.APIRequestFailedError) as error:
+        later(client, "hi", model="glm-99")
+    assert error.value.response.json()["error"]["code"] == "1211"
+    with pytest.raises(ERRORS.APIStatusError) as error:
+        client.chat.asyncCompletions.retrieve_completion_result(id="async-" + "0" * 32)
+    assert error.value.response.status_code == 404
+
+
+def upload(client, lines):
+    text = "\n".join(json.dumps(line) for line in lines)
+    return client.files.create(file=("lines.jsonl", text.encode()), purpose="batch")
+
+
+def test_files(client):
+    file = upload(client, [{"a": 1}])
+    assert (file.filename, file.bytes, file.purpose) == ("lines.jsonl", 8, "batch")
+    assert file.id in [one.id for one in client.files.list(purpose="batch", limit=5).data]
+    assert client.files.content(file.id).content == b'{"a": 1}'
+    assert client.files.delete(file.id).deleted
+    with pytest.raises(ERRORS.APIStatusError):
+        client.files.content(file.id)
+    with pytest.raises(ERRORS.APIRequestFailedError) as error:
+        client.files.create(file=("a.txt", b"x"), purpose="retrieval")
+    assert error.value.response.json()["error"]["code"] == "1214"
+
+
+@pytest.mark.parametrize("dialect", ["/v1", "/v4"])
+def test_a_batch(client, dialect):
+    url = "/v4/chat/completions"  # as in BigModel's documentation, whatever the endpoint
+    lines = [
+        {"custom_id": str(i), "method": "POST", "url": url, "body": {
+            "model": model, "messages": [{"role": "user", "content": "hi"}]}}
+        for i, model in enumerate(["glm-4", "glm-99", "glm-4"])
+    ]  # fmt: skip
+    file = upload(client, lines)
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint=f"{dialect}/chat/completions", metadata={"a": "b"}
+    )
+    assert batch.status == "validating"
+    assert batch.metadata == {"a": "b"}
+    for _ in range(600):
+        batch = client.batches.retrieve(batch.id)
+        if batch.status == "completed":
+            break
+        time.sleep(0.05)
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (2, 1)
+    assert batch.id in [one.id for one in client.batches.list(limit=5)]
+    text = client.files.content(batch.output_file_id).content.decode()
+    found = [json.loads(line) for line in text.splitlines()]
+    assert [line["custom_id"] for line in found] == ["0", "2"]
+    (choice,) = found[0]["response"]["body"]["choices"]
+    assert choice["message"]["content"] == "Hello, 你好👋!"
+    bad = json.loads(client.files.content(batch.error_file_id).content)
+    assert bad["response"]["body"]["error"]["code"] == "1211"
+    with pytest.raises(ERRORS.APIStatusError):  # auto_delete_input_file, which the SDK always sends
+        client.files.content(file.id)
+    with pytest.raises(ERRORS.APIRequestFailedError):
+        client.batches.cancel(batch.id)

@@ -23,9 +23,13 @@ from sqlalchemy import create_engine, text
 
 from openglm.errors import ConfigError
 from openglm.serve.database import Database
+from openglm.serve.errors import ServeError
+from openglm.serve.files import Files, FileSettings
 from openglm.serve.identity import AuthenticationFailed
+from openglm.serve.jobs import ClaimLost, Jobs, Outcome
 from openglm.serve.keys import KeyStore
-from openglm.serve.tables import Base
+from openglm.serve.listing import Page
+from openglm.serve.tables import Base, Job
 from openglm.serve.usage import Count, add_usage, read_usage
 
 
@@ -105,6 +109,78 @@ def test_several_servers_count_into_one_row(url: str) -> None:
         database.close()
 
 
+def test_files(url: str, tmp_path: Path) -> None:
+    """Something in files is SQLite's alone; or uploads at once exceed a quota together."""
+    database = Database(url)
+    key_id = KeyStore(database, tmp_path / "serve.key").create("ann").split(".")[0]
+    files = Files(database, FileSettings(tmp_path / "files", key_bytes=35, spare_bytes=0))
+
+    def upload(number: int) -> str:
+        try:
+            return files.add(key_id, f"{number}.jsonl", "batch", [b"0" * 10]).id
+        except ServeError:
+            return ""
+
+    with ThreadPoolExecutor(4) as pool:
+        every = [file_id for file_id in pool.map(upload, range(8)) if file_id]
+    assert len(every) == 3
+    first, more = files.list(key_id, Page(limit=2), "batch")
+    second, none = files.list(key_id, Page(limit=2, after=first[-1].id))
+    assert {file.id for file in [*first, *second]} == set(every)
+    assert (more, none) == (True, False)
+    for wrong in ("\x00", "x", f"file-{'0' * 32}"):
+        with pytest.raises(ServeError):
+            files.get(key_id, wrong)
+    assert files.list(key_id, Page(), "\x00") == ([], False)
+    files.delete(key_id, every[0])
+    files.sweep()
+    database.close()
+
+
+def test_jobs(url: str) -> None:
+    """Two servers take one job, or both store its end."""
+    databases = [Database(url) for _ in range(4)]
+    every = [Jobs(database) for database in databases]
+    odd = {"text": "\x00 \ud800 你好"}
+
+    def add(number: int) -> str:
+        job = Job(id=f"batch_{number:032x}", key_id=str(number % 3), kind="batch", body=odd)
+        return every[0].add(job).id
+
+    def take(jobs: Jobs) -> list[Job]:
+        found = []
+        while (job := jobs.claim("batch", str(id(jobs)))) is not None:
+            found.append(job)
+        return found
+
+    names = {add(number) for number in range(20)}
+    with ThreadPoolExecutor(4) as pool:
+        found = [job for some in pool.map(take, every) for job in some]
+    assert len(found) == 20
+    assert {job.id for job in found} == names
+    assert found[0].body == odd
+    job, jobs = found[0], every[0]
+    with ThreadPoolExecutor(4) as pool:  # one worker's saves, at once
+        list(pool.map(lambda one: one.answer(job, 1, True, "x"), every))
+    jobs.answer(job, 2, False, "y")
+    assert list(jobs.answers(job)) == [(True, "x"), (False, "y")]
+    assert jobs.count_answers(job) == (1, 1)
+    jobs.note(job, {"total": 2})
+    assert job.worker is not None
+    assert jobs.renew(job.worker)[job.id] is False
+    assert jobs.cancel("batch", job.key_id, job.id).cancelling_at is not None
+    assert jobs.renew(job.worker)[job.id] is True
+    jobs.finish(job, Outcome("cancelled", {"completed": 1}))
+    with pytest.raises(ClaimLost):
+        every[1].finish(job, Outcome("completed"))
+    rows, _ = jobs.list("batch", job.key_id, Page())
+    assert [row.status for row in rows if row.id == job.id] == ["cancelled"]
+    jobs.put_back(found[1])
+    jobs.forget("batch")
+    for database in databases:
+        database.close()
+
+
 def test_an_open_database_outlives_a_lost_connection(url: str) -> None:
     """After the database server restarted, the first request of each connection fails."""
     database = Database(url)
@@ -131,7 +207,7 @@ def test_newer_and_unreachable_databases(url: str) -> None:
     with pytest.raises(ConfigError, match="9999, made by a newer"):
         Database(url)
     with database.writing() as session:
-        session.execute(text("update alembic_version set version_num = '0001'"))
+        session.execute(text("update alembic_version set version_num = '0002'"))
     database.close()
     with pytest.raises(ConfigError, match="cannot be opened"):
         Database("postgresql://glm:s3cret@/postgres?host=/nowhere")

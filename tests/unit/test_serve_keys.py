@@ -449,6 +449,17 @@ def test_what_a_key_cannot_be(store: KeyStore, wrong: dict[str, Any]) -> None:
     assert store.list_keys() == []
 
 
+def test_work_of_a_key_that_was_revoked(store: KeyStore) -> None:
+    """What a key asked for goes on after it was revoked, or is done with other limits."""
+    key = store.create("ann", "admin", tokens_per_day=7)
+    key_id = key.split(".")[0]
+    assert store.identity(key_id) == store.verify(key)
+    store.revoke(key_id)
+    for gone in (key_id, "0" * 32, store._nobody.id):
+        with pytest.raises(AuthenticationFailed):
+            store.identity(gone)
+
+
 # The database
 
 

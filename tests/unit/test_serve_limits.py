@@ -213,6 +213,28 @@ def test_tokens_of_a_day(make: Make, clock: Clock) -> None:
     _run(work())
 
 
+def test_what_nobody_waits_for(make: Make, clock: Clock, database: Database) -> None:
+    """A batch keeps its owner from calling, or uses tokens that nobody counts."""
+
+    async def work() -> None:
+        limits = make(queue=1)
+        who = Identity("c" * 32, "c", "user", 1, 1, tokens_per_day=100)
+        later = [await limits.admit_later(who, 20) for _ in range(4)]
+        assert limits.waiting == limits.active(who.key_id) == 0
+        with await limits.admit(who, 20):
+            with pytest.raises(LimitReached) as reached:
+                await limits.admit_later(who, 1)
+            assert reached.value.kind == "tokens"
+        for admission in later:
+            admission.spent(3, 4)
+            admission.close()
+        (await limits.admit_later(who, 72)).close()
+        await limits.close()
+        assert read_usage(database, (who.key_id, DAY)) == Count(12, 16, 6)
+
+    _run(work())
+
+
 def test_the_first_requests_of_a_day_come_together(make: Make) -> None:
     """Each begins the day anew, and what the other reserved is forgotten."""
 

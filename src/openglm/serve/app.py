@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -16,27 +16,29 @@ from openglm import __version__
 from openglm.errors import OpenGLMError
 from openglm.language_model import LanguageModel
 from openglm.log import logger
-from openglm.serve import bigmodel, legacy, openai, status
+from openglm.serve import background, bigmodel, legacy, openai, status
 from openglm.serve.access import Locked, check_routes
 from openglm.serve.database import Database
 from openglm.serve.errors import (
-    SAYINGS,
     ClientGone,
     Kind,
     ServeError,
     as_serve_error,
-    bigmodel_body,
-    openai_body,
+    invalid_body,
+    say,
 )
+from openglm.serve.files import Files
 from openglm.serve.guard import Guard
 from openglm.serve.hosted import Hosted, Models
 from openglm.serve.identity import AuthenticationFailed
+from openglm.serve.jobs import Jobs
 from openglm.serve.keys import KeyStore
 from openglm.serve.limits import Limits
 from openglm.serve.metrics import Metrics
 from openglm.serve.runner import EngineRunner
 from openglm.serve.service import Service
 from openglm.serve.settings import ServeSettings
+from openglm.serve.worker import Worker
 
 BIGMODEL = "/api/paas/v4"
 KINDS: dict[int, Kind] = {
@@ -74,8 +76,14 @@ def create_app(
             hosted[name] = Hosted(name, model, EngineRunner(engine))
         limits = Limits(database, chosen.limits)
         served = Models(hosted, chosen.aliases)
-        app.state.service = Service(served, limits, Metrics(served.statistics))
+        files, jobs = Files(database, chosen.files), Jobs(database)
+        await asyncio.to_thread(files.sweep)
+        worker = Worker(jobs)
+        service = Service(served, limits, Metrics(served.statistics), files, jobs, worker)
+        app.state.service = service
+        worker.start(background.kinds(service, keys))
         yield
+        await worker.close()
         await served.close()
         await limits.close()
 
@@ -88,7 +96,9 @@ def create_app(
     )
     app.state.keys = keys
     app.include_router(openai.router, prefix="/v1")
+    app.include_router(background.openai_router, prefix="/v1")
     app.include_router(bigmodel.router, prefix=BIGMODEL)
+    app.include_router(background.bigmodel_router, prefix=BIGMODEL)
     app.include_router(status.router)
     if chosen.legacy:
         app.include_router(legacy.router)
@@ -100,17 +110,14 @@ def create_app(
 
 def error_response(path: str, error: ServeError) -> Response:
     """An error in the dialect of the path."""
-    saying = SAYINGS[error.kind]
     headers = {} if error.retry_after is None else {"Retry-After": str(int(error.retry_after + 1))}
-    if path.startswith(BIGMODEL):
-        status = saying.bigmodel_status or saying.status
-        return JSONResponse(bigmodel_body(error), status, headers=headers)
-    return JSONResponse(openai_body(error), saying.status, headers=headers)
+    status, body = say(error, path.startswith(BIGMODEL))
+    return JSONResponse(body, status, headers=headers)
 
 
 async def _answer(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
-        return error_response(request.url.path, _invalid(error))
+        return error_response(request.url.path, invalid_body(error.errors()))
     if isinstance(error, HTTPException):
         kind = KINDS.get(error.status_code, "invalid")
         message = f"{request.method} {request.url.path}: {error.detail}"
@@ -121,16 +128,6 @@ async def _answer(request: Request, error: Exception) -> Response:
     if found.kind == "internal":
         logger.error("a request to %s failed", request.url.path, exc_info=error)
     return error_response(request.url.path, found)
-
-
-def _invalid(error: RequestValidationError) -> ServeError:
-    """What is wrong with a body; of several things the first."""
-    first: dict[str, Any] = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    kind: Kind = "missing_field" if first["type"] == "missing" else "invalid_field"
-    if first["type"] == "json_invalid":
-        kind, where = "invalid", ""
-    return ServeError(kind, f"{where or 'body'}: {first['msg']}", where or None)
 
 
 def _refuse_stranger(scope: Scope, error: AuthenticationFailed) -> Response:

@@ -5,7 +5,7 @@ Each error has a kind; a table gives its HTTP status and what OpenAI and BigMode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -135,6 +135,24 @@ def as_serve_error(error: Exception) -> ServeError:
     if isinstance(error, RequestError | TokenizerError):  # texts that cannot be encoded, too
         return ServeError("invalid", str(error))
     return ServeError("internal", "the server failed at this request; its log says why")
+
+
+def invalid_body(found: Sequence[Any]) -> ServeError:
+    """The error of a body that does not fit its model, from pydantic's list of what is wrong."""
+    first: dict[str, Any] = found[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
+    kind: Kind = "missing_field" if first["type"] == "missing" else "invalid_field"
+    if first["type"] == "json_invalid":
+        kind, where = "invalid", ""
+    return ServeError(kind, f"{where or 'body'}: {first['msg']}", where or None)
+
+
+def say(error: ServeError, is_bigmodel: bool) -> tuple[int, dict[str, Any]]:
+    """HTTP status and JSON of an error in a dialect."""
+    saying = SAYINGS[error.kind]
+    if is_bigmodel:
+        return saying.bigmodel_status or saying.status, bigmodel_body(error)
+    return saying.status, openai_body(error)
 
 
 def openai_body(error: ServeError) -> dict[str, Any]:

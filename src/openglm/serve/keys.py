@@ -161,6 +161,17 @@ class KeyStore:
         self._verified.forget(key_id)
         return _info(key)
 
+    def identity(self, key_id: str) -> Identity:
+        """A key that was verified before, for work that it asked for then.
+
+        Raises:
+            AuthenticationFailed: it was revoked since.
+        """
+        key = self._find(key_id)
+        if key is self._nobody or key.revoked_at is not None:
+            raise AuthenticationFailed("refused")
+        return _identity(key)
+
     def cached(self, authorization: str | None) -> Identity | None:
         """Whose header this is, if it was verified within the last seconds; asks no database.
 
@@ -186,14 +197,7 @@ class KeyStore:
         generation = self._verified.generation
         check = self._check_token if credential.count(".") == 2 else self._check_key
         key, seconds = check(credential)
-        identity = Identity(
-            key_id=key.id,
-            name=key.name,
-            role=cast(Role, key.role),
-            requests_per_minute=key.requests_per_minute,
-            concurrency=key.concurrency,
-            tokens_per_day=key.tokens_per_day,
-        )
+        identity = _identity(key)
         self._verified.put(credential, identity, seconds, generation)
         self._note_use(key)
         return identity
@@ -256,6 +260,17 @@ def _credential(authorization: str | None) -> str:
 
 def _digest(secret: str, salt: bytes) -> bytes:
     return hashlib.blake2b(secret.encode(), digest_size=32, salt=salt).digest()
+
+
+def _identity(key: Key) -> Identity:
+    return Identity(
+        key_id=key.id,
+        name=key.name,
+        role=cast(Role, key.role),
+        requests_per_minute=key.requests_per_minute,
+        concurrency=key.concurrency,
+        tokens_per_day=key.tokens_per_day,
+    )
 
 
 def _info(key: Key) -> KeyInfo:

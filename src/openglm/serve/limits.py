@@ -175,13 +175,11 @@ class Limits:
         own = self.settings
         rate = identity.requests_per_minute or own.requests_per_minute
         concurrency = identity.concurrency or own.concurrency
-        per_day = identity.tokens_per_day or own.tokens_per_day
         if self.waiting >= own.queue:
             raise LimitReached("queue", own.queue, SOON_SECONDS)
         if account.active >= concurrency:
             raise LimitReached("concurrency", concurrency, SOON_SECONDS)
-        if per_day is not None and day.used + day.reserved + tokens > per_day:
-            raise LimitReached("tokens", per_day, self._seconds_of_today_left())
+        self._check_tokens(identity, day, tokens)
         clock = self._clock()
         while account.times and account.times[0] <= clock - MINUTE_SECONDS:
             account.times.popleft()
@@ -191,6 +189,23 @@ class Limits:
             raise LimitReached("rate", rate, leaves + MINUTE_SECONDS - clock)
         account.times.append(clock)
         return Admission(self, identity.key_id, account, day, tokens)
+
+    async def admit_later(self, identity: Identity, tokens: int) -> Admission:
+        """Lets in what nobody waits for, once its turn has come: only its tokens are limited.
+
+        Args:
+            identity: whose it is.
+            tokens: see `admit`.
+
+        Raises:
+            LimitReached: the day has not so many left.
+        """
+        account = self._accounts.setdefault(identity.key_id, _Account())
+        day = await self._today(identity.key_id, account)
+        self._check_tokens(identity, day, tokens)
+        admission = Admission(self, identity.key_id, _Account(), day, tokens)  # takes no place
+        admission.start()
+        return admission
 
     def active(self, key_id: str) -> int:
         """Requests of a key that were let in and are not done."""
@@ -212,6 +227,11 @@ class Limits:
             if account.day is None or account.day.date != today:  # another may have been faster
                 account.day = _Day(today, saved.prompt_tokens + saved.completion_tokens)
         return account.day
+
+    def _check_tokens(self, identity: Identity, day: _Day, tokens: int) -> None:
+        per_day = identity.tokens_per_day or self.settings.tokens_per_day
+        if per_day is not None and day.used + day.reserved + tokens > per_day:
+            raise LimitReached("tokens", per_day, self._seconds_of_today_left())
 
     def _seconds_of_today_left(self) -> float:
         now = datetime.datetime.fromtimestamp(self._now(), datetime.UTC)

@@ -1,4 +1,4 @@
-"""What all routes share: models, keys, limits; and one call with its place among them."""
+"""What all routes share: models, keys, limits, files, jobs; and one call with its place."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from fastapi import Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from openglm.serve.access import require_key
+from openglm.serve.files import Files
 from openglm.serve.hosted import Models
 from openglm.serve.identity import Identity
+from openglm.serve.jobs import Jobs
 from openglm.serve.limits import Admission, Limits
 from openglm.serve.metrics import Metrics, Stopwatch
 from openglm.serve.runner import Place
 from openglm.serve.wire import EventResponse, while_connected
+from openglm.serve.worker import Worker
 from openglm.serve.writing import Usage, Writing
 
 REQUEST_SECONDS = 600.0
 """After which a request is ended where it stands."""
 USUAL_TOKENS = 2048
 """Reserved for an answer whose length is not limited."""
+MOST_NAMES = 32
+MOST_NAME_CHARACTERS = 64
+"""In a header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +40,24 @@ class Service:
         models: that it serves.
         limits: of what keys may ask for.
         metrics: of how it does.
+        files: that keys uploaded.
+        jobs: that are done later.
+        worker: does them.
     """
 
     models: Models
     limits: Limits
     metrics: Metrics
+    files: Files
+    jobs: Jobs
+    worker: Worker
 
 
-@dataclass(slots=True)
-class Call:
-    """A call of somebody who was let in.
+@dataclass(slots=True, kw_only=True)
+class Errand:
+    """What somebody asks of the models; on its own, one that nobody waits for.
 
     Args:
-        request: as it came.
         service: whose models it is for.
         identity: whose it is.
         place: of its requests in the engine.
@@ -55,7 +66,6 @@ class Call:
         admission: once there is a place for it.
     """
 
-    request: Request
     service: Service
     identity: Identity
     place: Place
@@ -80,7 +90,7 @@ class Call:
             LimitReached: there is none.
         """
         tokens = (max_tokens or USUAL_TOKENS) * completions
-        self.admission = await self.service.limits.admit(self.identity, tokens)
+        self.admission = await self._admit(tokens)
         try:
             yield
         except BaseException:
@@ -97,9 +107,30 @@ class Call:
         stopwatch = Stopwatch(self.service.metrics, model)
         writing.meter = _Meter(stopwatch, self.admission)
 
+    async def _admit(self, tokens: int) -> Admission:
+        return await self.service.limits.admit_later(self.identity, tokens)
+
+
+@dataclass(slots=True, kw_only=True)
+class Call(Errand):
+    """A call of somebody who was let in, and waits for the answer.
+
+    Args:
+        request: as it came.
+    """
+
+    request: Request
+
+    @asynccontextmanager
+    async def visiting(self) -> AsyncGenerator[None, None]:
+        """A place among the calls of this key for the time of the block, which uses no tokens."""
+        async with self.entering(None, completions=0):
+            yield
+        self.leave()
+
     def stream(self, events: AsyncGenerator[bytes, None], ignored: list[str]) -> Response:
         """The response that sends events; the call is over when it is."""
-        return EventResponse(events, _headers(ignored), self.leave)
+        return EventResponse(events, headers_of(ignored), self.leave)
 
     async def whole(self, work: Awaitable[Mapping[str, Any]], ignored: list[str]) -> Response:
         """The response with a result, unless the client leaves before."""
@@ -107,7 +138,10 @@ class Call:
             found = await while_connected(self.request, work)
         finally:
             self.leave()
-        return JSONResponse(dict(found), headers=_headers(ignored))
+        return JSONResponse(dict(found), headers=headers_of(ignored))
+
+    async def _admit(self, tokens: int) -> Admission:
+        return await self.service.limits.admit(self.identity, tokens)
 
 
 @dataclass(slots=True)
@@ -135,8 +169,11 @@ class _Meter:
 def call(request: Request, identity: Annotated[Identity, Depends(require_key)]) -> Call:
     """The call of a request: a dependency of routes."""
     place = Place(tenant=identity.key_id, deadline=time.monotonic() + REQUEST_SECONDS)
-    return Call(request, request.app.state.service, identity, place)
+    service = request.app.state.service
+    return Call(request=request, service=service, identity=identity, place=place)
 
 
-def _headers(ignored: list[str]) -> dict[str, str]:
-    return {"X-OpenGLM-Ignored": ", ".join(ignored)} if ignored else {}
+def headers_of(ignored: list[str]) -> dict[str, str]:
+    """Names fields that did nothing; what they are called is the client's word."""
+    shown = [ascii(name)[1:-1][:MOST_NAME_CHARACTERS] for name in ignored[:MOST_NAMES]]
+    return {"X-OpenGLM-Ignored": ", ".join(shown)} if shown else {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from openglm.serve.files import FileSettings
 from openglm.serve.guard import GuardSettings
 from openglm.serve.limits import LimitSettings
 
@@ -18,6 +19,7 @@ class ServeSettings:
         aliases: further names of models -> names.
         engine: settings of each engine; see `Engine`.
         limits: of keys that have none of their own, and of all together.
+        files: where they are kept, and how many.
         guard: what requests must be like.
         legacy: POST / answers as the first servers of ChatGLM and CodeGeeX2 did.
     """
@@ -25,5 +27,6 @@ class ServeSettings:
     aliases: Mapping[str, str] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    files: FileSettings = field(default_factory=FileSettings)
     guard: GuardSettings = field(default_factory=GuardSettings)
     legacy: bool = False

@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 
 from openglm.serve.bigmodel import chat
-from openglm.serve.openai import models
+from openglm.serve.openai import files, models
 
 router = APIRouter()
-for part in (chat, models):
+for part in (chat, models, files):
     router.include_router(part.router)

@@ -13,7 +13,7 @@ from openglm.serve.bigmodel.requests import V4ChatRequest
 from openglm.serve.chat_call import ChatAnswer, answer
 from openglm.serve.errors import as_serve_error, bigmodel_body
 from openglm.serve.openai.requests import ignored
-from openglm.serve.service import Call, call
+from openglm.serve.service import Call, Errand, call
 from openglm.serve.wire import DONE, event, new_id
 
 router = APIRouter()
@@ -22,16 +22,21 @@ router = APIRouter()
 @router.post("/chat/completions", response_model=None)
 async def chat_completions(body: V4ChatRequest, call: Annotated[Call, Depends(call)]) -> Response:
     """Answers a conversation."""
-    hosted = call.models.find(body.model)
-    asked = body.call(call.place)
-    async with call.entering(asked.sampling.get("max_tokens"), body.n or 1):
-        found = await answer(hosted, asked)
-    call.measure(found.writing, hosted.name)
-    name = body.request_id or new_id("req-")
-    written = V4Completion(body.model, body.copies, request_id=name, used=found.usage)
+    written, found = await begin(body, call)
     if body.stream:
         return call.stream(_events(found, written), ignored(body))
     return await call.whole(written.collect(found), ignored(body))
+
+
+async def begin(body: V4ChatRequest, errand: Errand) -> tuple[V4Completion, ChatAnswer]:
+    """See `openai.chat.begin`."""
+    hosted = errand.models.find(body.model)
+    asked = body.call(errand.place)
+    async with errand.entering(asked.sampling.get("max_tokens"), body.n or 1):
+        found = await answer(hosted, asked)
+    errand.measure(found.writing, hosted.name)
+    name = body.request_id or new_id("req-")
+    return V4Completion(body.model, body.copies, request_id=name, used=found.usage), found
 
 
 async def _events(found: ChatAnswer, written: V4Completion) -> AsyncGenerator[bytes, None]:

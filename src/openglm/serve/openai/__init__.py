@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from openglm.serve.openai import chat, completions, fill, models
+from openglm.serve.openai import chat, completions, files, fill, models
 
 router = APIRouter()
-for part in (chat, completions, fill, models):
+for part in (chat, completions, fill, models, files):
     router.include_router(part.router)

@@ -12,7 +12,7 @@ from openglm.serve.chat_call import ChatAnswer, answer
 from openglm.serve.errors import as_serve_error, openai_body
 from openglm.serve.openai.objects import Completion, usage
 from openglm.serve.openai.requests import ChatRequest, ignored
-from openglm.serve.service import Call, call
+from openglm.serve.service import Call, Errand, call
 from openglm.serve.wire import DONE, event
 
 router = APIRouter()
@@ -21,16 +21,25 @@ router = APIRouter()
 @router.post("/chat/completions", response_model=None)
 async def chat_completions(body: ChatRequest, call: Annotated[Call, Depends(call)]) -> Response:
     """Answers a conversation."""
-    hosted = call.models.find(body.model)
-    asked = body.call(call.place)
-    async with call.entering(asked.sampling.get("max_tokens"), body.n or 1):
-        found = await answer(hosted, asked)
-    call.measure(found.writing, hosted.name)
-    written = Completion(body.model, body.copies)
+    written, found = await begin(body, call)
     if body.stream:
         wants_usage = body.stream_options is not None and body.stream_options.include_usage
         return call.stream(_events(found, written, wants_usage), ignored(body))
     return await call.whole(written.collect(found), ignored(body))
+
+
+async def begin(body: ChatRequest, errand: Errand) -> tuple[Completion, ChatAnswer]:
+    """The object that will answer, and what it will be made of.
+
+    Raises:
+        OpenGLMError: the call cannot be honoured.
+    """
+    hosted = errand.models.find(body.model)
+    asked = body.call(errand.place)
+    async with errand.entering(asked.sampling.get("max_tokens"), body.n or 1):
+        found = await answer(hosted, asked)
+    errand.measure(found.writing, hosted.name)
+    return Completion(body.model, body.copies), found
 
 
 async def _events(

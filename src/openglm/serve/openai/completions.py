@@ -18,7 +18,7 @@ from openglm.serve.hosted import Hosted
 from openglm.serve.openai.objects import LEAST_LOGPROB, reason, usage
 from openglm.serve.openai.requests import CompletionRequest, ignored
 from openglm.serve.runner import Place
-from openglm.serve.service import Call, call
+from openglm.serve.service import Call, Errand, call
 from openglm.serve.wire import DONE, event, new_id
 from openglm.serve.writing import Part, Writing
 
@@ -28,14 +28,24 @@ router = APIRouter()
 @router.post("/completions", response_model=None)
 async def completions(body: CompletionRequest, call: Annotated[Call, Depends(call)]) -> Response:
     """Continues texts; with `suffix`, writes what stands between prompt and suffix."""
-    hosted = call.models.find(body.model)
-    count = len(body.prompts) * (body.best_of or body.n or 1)
-    async with call.entering(body.sampling()["max_tokens"], count):
-        texts = Texts(body, await _prepare(hosted, body, call.place))
-    call.measure(texts.writing, hosted.name)
+    texts = await begin(body, call)
     if body.stream:
         return call.stream(_events(texts), ignored(body))
     return await call.whole(texts.collect(), ignored(body))
+
+
+async def begin(body: CompletionRequest, errand: Errand) -> Texts:
+    """What will answer.
+
+    Raises:
+        OpenGLMError: the call cannot be honoured.
+    """
+    hosted = errand.models.find(body.model)
+    count = len(body.prompts) * (body.best_of or body.n or 1)
+    async with errand.entering(body.sampling()["max_tokens"], count):
+        texts = Texts(body, await _prepare(hosted, body, errand.place))
+    errand.measure(texts.writing, hosted.name)
+    return texts
 
 
 async def _prepare(hosted: Hosted, body: CompletionRequest, place: Place) -> Writing:

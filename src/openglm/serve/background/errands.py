@@ -1,0 +1,114 @@
+"""Calls that nobody waits for, answered by the code of the routes, behind those of people."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from openglm.errors import suggest
+from openglm.log import logger
+from openglm.serve.bigmodel import chat as bigmodel_chat
+from openglm.serve.bigmodel.requests import V4ChatRequest
+from openglm.serve.errors import ServeError, as_serve_error, invalid_body, say
+from openglm.serve.identity import Identity
+from openglm.serve.openai import chat, completions
+from openglm.serve.openai.requests import ChatRequest, CompletionRequest, Sampled
+from openglm.serve.runner import EngineFailed, Place
+from openglm.serve.service import REQUEST_SECONDS, Errand, Service
+
+PRIORITY = -1
+"""In the engine; calls that somebody waits for have 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A route that can be asked later.
+
+    Args:
+        name: of its path, without the prefix of the dialect.
+        request: what it reads.
+        answer: the object that it writes.
+        is_bigmodel: whose errors it has.
+    """
+
+    name: str
+    request: type[Sampled]
+    answer: Callable[[Any, Errand], Awaitable[dict[str, Any]]]
+    is_bigmodel: bool = False
+
+
+async def _chat(body: ChatRequest, errand: Errand) -> dict[str, Any]:
+    written, found = await chat.begin(body, errand)
+    return await written.collect(found)
+
+
+async def _completions(body: CompletionRequest, errand: Errand) -> dict[str, Any]:
+    return await (await completions.begin(body, errand)).collect()
+
+
+async def _bigmodel_chat(body: V4ChatRequest, errand: Errand) -> dict[str, Any]:
+    written, found = await bigmodel_chat.begin(body, errand)
+    return await written.collect(found)
+
+
+V4_CHAT = Endpoint("chat/completions", V4ChatRequest, _bigmodel_chat, is_bigmodel=True)
+ENDPOINTS: Mapping[str, Endpoint] = {
+    "/v1/chat/completions": Endpoint("chat/completions", ChatRequest, _chat),
+    "/v1/completions": Endpoint("completions", CompletionRequest, _completions),
+    "/v4/chat/completions": V4_CHAT,
+}
+"""By their urls in batches; BigModel's documentation writes its own as /v4/..."""
+
+
+def find_endpoint(url: object) -> Endpoint:
+    """The endpoint of a url; `ServeError` if there is none."""
+    found = ENDPOINTS.get(url) if isinstance(url, str) else None
+    if found is None:
+        hint = suggest(str(url), ENDPOINTS)
+        raise ServeError("invalid_field", f"there is no endpoint {str(url)[:64]!r}: {hint}", "url")
+    return found
+
+
+def read(endpoint: Endpoint, body: object) -> Sampled:
+    """A body as the endpoint's route would read it; `ServeError` if that would refuse it."""
+    try:
+        found = endpoint.request.model_validate(body)
+    except ValidationError as error:
+        raise invalid_body(error.errors()) from error
+    if found.stream:
+        raise ServeError("invalid_field", "nobody is there to read a stream", "stream")
+    return found
+
+
+async def run(
+    service: Service, identity: Identity, endpoint: Endpoint, body: object
+) -> tuple[int, dict[str, Any]]:
+    """HTTP status and JSON of the answer, or of the error that stands for it.
+
+    Args:
+        service: whose models answer.
+        identity: who asked.
+        endpoint: that is asked.
+        body: as the client wrote it.
+
+    Raises:
+        EngineFailed: the answer is still to be had, from an engine that works.
+    """
+    deadline = time.monotonic() + REQUEST_SECONDS
+    place = Place(tenant=identity.key_id, deadline=deadline, priority=PRIORITY)
+    errand = Errand(service=service, identity=identity, place=place)
+    try:
+        return 200, await endpoint.answer(read(endpoint, body), errand)
+    except EngineFailed:
+        raise
+    except Exception as error:
+        found = as_serve_error(error)
+        if found.kind == "internal":
+            logger.exception("a call in the background failed")
+        return say(found, endpoint.is_bigmodel)
+    finally:
+        errand.leave()
