@@ -190,6 +190,12 @@ def test_cancelling(jobs: Jobs, clock: Clock) -> None:
     assert jobs.renew("one") == {name: True}
     jobs.put_back(job)
     assert claim(jobs).cancelling_at is not None  # its worker writes down what there is
+    name = add(jobs)
+    job = claim(jobs)
+    jobs.note(job, {"total": 3})
+    jobs.put_back(job)
+    assert jobs.cancel("batch", ANN, name).status == "waiting"
+    assert claim(jobs).id == name
 
 
 def test_too_many_jobs(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +318,6 @@ def test_closing_at_once(database: Database) -> None:
 
 def test_a_cancelled_job_is_told(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on: when this process cancelled it, or another did, or before it was begun."""
-    monkeypatch.setattr(worker_module, "RENEW_SECONDS", 0.02)
     jobs = Jobs(database)
 
     async def work(job: Running) -> Outcome:
@@ -322,6 +327,7 @@ def test_a_cancelled_job_is_told(database: Database, monkeypatch: pytest.MonkeyP
 
     async def run() -> None:
         for tells in (True, False):
+            monkeypatch.setattr(worker_module, "RENEW_SECONDS", 3600 if tells else 0.02)
             name = add(jobs)
             worker = started(jobs, work)
             await until(lambda name=name: jobs.get("batch", ANN, name).state is not None)  # type: ignore[misc]
