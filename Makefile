@@ -22,8 +22,8 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-serve:
-	@echo "The HTTP server and web page come with the serving milestone; see CHANGELOG.md." >&2; exit 1
+serve: $(VENV)/.serve
+	@$(BIN)/glm serve
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
@@ -41,6 +41,10 @@ $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.base
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.base
+	@$(PIP) -e '.[serve]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.base
