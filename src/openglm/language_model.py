@@ -187,10 +187,27 @@ class LanguageModel:
         return self._rule_book.equip(prompt, params, special=task == "chat")
 
     def requests(
-        self, asked: Messages, task: str = "generate", *, opening: str = "", **sampling: Any
+        self,
+        asked: Messages,
+        task: str = "generate",
+        *,
+        opening: str = "",
+        fits: bool = False,
+        **sampling: Any,
     ) -> list[Asked]:
-        """Like `request`, one for each of the `n` (or `best_of`) completions."""
-        return self._one_each(*self._settle(asked, task, sampling, opening), task == "chat")
+        """Like `request`, one for each of the `n` (or `best_of`) completions.
+
+        Args:
+            asked: see `request`.
+            task: see `request`.
+            opening: see `request`.
+            fits: a `max_tokens` for which there is no room is lowered, instead of being refused.
+            **sampling: see `request`.
+        """
+        prompt, params = self._settle(asked, task, sampling, opening)
+        if fits and params.max_tokens > (most := max(1, room(self.config, prompt))):
+            params = dataclasses.replace(params, max_tokens=most)
+        return self._one_each(prompt, params, task == "chat")
 
     def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
         """Like `generate`, as pieces of text; never half a character.

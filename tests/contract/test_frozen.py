@@ -159,7 +159,7 @@ def test_public_methods_of_the_model() -> None:
         "logits": ["input_ids", "position_ids", "block_position_ids", "mask", "cache"],
         "new_cache": ["batch_size", "max_length"],
         "request": ["asked", "task", "opening", "sampling"],
-        "requests": ["asked", "task", "opening", "sampling"],
+        "requests": ["asked", "task", "opening", "fits", "sampling"],
         "score": ["context", "choices", "length_penalty", "unidirectional"],
         "stream": ["prompt", "sampling"],
         "stream_chat": ["messages", "sampling"],

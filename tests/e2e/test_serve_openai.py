@@ -108,6 +108,15 @@ def test_a_stop_string_is_never_seen(client, streams):
     assert text == " ".join(map(str, range(12)))
 
 
+def test_a_stop_string_may_come_too_early(client):
+    """A stop string ends an answer that must be longer, or is seen once it may end it."""
+    least = {"min_tokens": 30}
+    text = ask(client, "count", stop=" 3", extra_body=least).choices[0].message.content
+    assert text.startswith("0 1 2 3 4 5")
+    assert not text.endswith(" 3")
+    assert len(text) < len(ask(client, "count").choices[0].message.content)
+
+
 def test_length(client):
     """max_tokens is not kept, or its end has another name."""
     choice = ask(client, "count", max_tokens=5).choices[0]

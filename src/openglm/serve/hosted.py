@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,7 @@ from openglm.chat.streaming import WITH_PARTS
 from openglm.engine.conventions import convention
 from openglm.engine.engine import Statistics
 from openglm.engine.prompt import CANONICAL_MASK
-from openglm.engine.writer import Asked, room
-from openglm.errors import ContextOverflow, suggest
+from openglm.errors import suggest
 from openglm.language_model import LanguageModel
 from openglm.serve.errors import UnknownModel
 from openglm.serve.runner import EngineRunner, Place
@@ -95,29 +93,14 @@ class Hosted:
         Raises:
             RequestError: it cannot be honoured.
         """
+        ask = self.model.requests
         # Long texts and grammars take seconds: not in the event loop.
         found = await asyncio.to_thread(
-            lambda: [self._ask(asked, task, dict(sampling), opening) for asked in every]
+            lambda: [ask(asked, task, opening=opening, fits=True, **sampling) for asked in every]
         )
         for requests in found:
             self.runner.engine.check(requests[0])  # before the response has begun
         return Writing(self.runner, self.transcriber, found, task == "chat", place)
-
-    def _ask(
-        self, asked: str | list[Message], task: str, sampling: dict[str, Any], opening: str
-    ) -> list[Asked]:
-        most, least = sampling.pop("max_tokens", None), sampling.pop("min_tokens", 0)
-        every = self.model.requests(asked, task, opening=opening, **sampling)
-        fits = room(self.model.config, every[0].prompt)
-        if fits < 1:
-            raise ContextOverflow(
-                f"the prompt leaves no room for an answer: {self.name} has "
-                f"{self.context_length} positions",
-                hint="shorten it",
-            )
-        most = min(most or every[0].params.max_tokens, fits)
-        bounds = {"max_tokens": most, "min_tokens": least}
-        return [one._replace(params=dataclasses.replace(one.params, **bounds)) for one in every]
 
 
 class Models:
