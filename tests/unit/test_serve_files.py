@@ -25,13 +25,6 @@ ANN, BOB = "a" * 32, "b" * 32
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'serve.db'}")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def files(database: Database, tmp_path: Path) -> Files:
     return Files(database, FileSettings(tmp_path / "files", spare_bytes=0))
 

@@ -41,13 +41,6 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'serve.db'}")
-    yield opened
-    opened.close()
-
-
 Make = Callable[..., Limits]
 
 

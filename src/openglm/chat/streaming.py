@@ -16,6 +16,8 @@ from openglm.errors import RequestError
 NEXT_PART = "<|assistant|>"
 WITH_PARTS = ("chatglm3", "glm4")
 """Kinds of tokenizers whose answers have parts, each with a first line that may name a tool."""
+WIDENING = ("chatglm", "chatglm-icetk")
+"""Kinds whose official code widens punctuation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ class Cleaner:
     """
 
     def __init__(self, kind: str) -> None:
-        self.widens = kind.startswith("chatglm") and kind not in ("chatglm2", "chatglm3")
+        self.widens = kind in WIDENING
         self.waits_for = "".join(map(chr, PUNCTUATION)) if self.widens else ""
         self.pending = ""
         self.last = ""  # the character before `pending`

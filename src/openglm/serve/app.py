@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
@@ -110,7 +111,9 @@ def create_app(
 
 def error_response(path: str, error: ServeError) -> Response:
     """An error in the dialect of the path."""
-    headers = {} if error.retry_after is None else {"Retry-After": str(int(error.retry_after + 1))}
+    headers = (
+        {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
+    )
     status, body = say(error, path.startswith(BIGMODEL))
     return JSONResponse(body, status, headers=headers)
 

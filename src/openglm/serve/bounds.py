@@ -1,4 +1,4 @@
-"""Bounds of what one call may ask for (specs: security.md, section 5)."""
+"""Bounds of what one call may ask for; `SamplingParams` has further ones."""
 
 MOST_COMPLETIONS = 16
 MOST_STOPS = 16

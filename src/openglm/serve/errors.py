@@ -46,7 +46,7 @@ class Saying:
         status: of HTTP.
         openai_type: `error.type` in /v1.
         openai_code: `error.code` in /v1, or None.
-        bigmodel_code: `error.code` in BigModel's API (http-api.md, 1.5).
+        bigmodel_code: `error.code` in BigModel's API, of its published list.
         bigmodel_status: of HTTP there, if it is another.
     """
 

@@ -1,4 +1,4 @@
-"""Requests as the clients of BigModel write them (facts: http-api.md, sections 0 and 1)."""
+"""Requests as the clients of BigModel, zhipuai and zai-sdk, write them."""
 
 from __future__ import annotations
 
