@@ -118,6 +118,26 @@ def test_bodies_that_are_none(client, body):
     assert found.json()["error"]["message"]
 
 
+def test_what_is_wrong_is_said(client):
+    """What a client got wrong is called a fault of the server, or is taken for something else."""
+    ids = {"model": "mini", "tokens": [10**6]}
+    assert client.post("/v1/detokenize", json=ids).status_code == 400
+    body = {"model": "mini", "prompt": "x", "max_tokens": 1}
+    assert client.post("/v1/completions", json=body | {"temperature": True}).status_code == 400
+    found = client.post("/v1/completions", json=body | {"prompt": "x " * 50_000})
+    assert (found.status_code, found.json()["error"]["code"]) == (400, "context_length_exceeded")
+    found = client.post("/v1/completions", json=body | {"温度": 1, "a\r\nb: c": 1, "user": "x"})
+    assert found.headers["x-openglm-ignored"] == "user, 2 more"
+    many = {f"x{index}": 1 for index in range(5000)}
+    assert len(client.post("/v1/completions", json=body | many).headers["x-openglm-ignored"]) < 512
+    for calls in (1, [None], [{"function": 1}], [{"function": {"name": 1, "arguments": ""}}]):
+        said = [{"role": "assistant", "tool_calls": calls}, {"role": "user", "content": "x"}]
+        found = client.post("/v1/chat/completions", json={"model": "slow", "messages": said})
+        assert found.status_code == 400
+    said = {"model": "slow", "messages": [{"role": [], "content": "x"}]}
+    assert client.post("/v1/chat/completions", json=said).status_code == 400
+
+
 def test_a_client_that_leaves(client):
     """What nobody waits for is written to its end."""
     for _ in range(5):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 
 import pytest
 import torch
@@ -216,6 +217,24 @@ def test_a_deep_schema_is_refused(model):
         schema = {"items": schema}
     with pytest.raises(RequestError, match="deeper than 64"):
         model.fill("a [MASK]", json_schema=schema)
+
+
+def test_references_and_patterns_of_strangers(model):
+    """What a stranger wrote stands in the log, or a pattern hides its length in a schema."""
+    for reference in ("http://127.0.0.1/x.json", "file:///etc/passwd", "x\nERROR: forged"):
+        with pytest.raises(RequestError, match="refers to"):
+            model.fill("a [MASK]", json_schema={"items": {"$ref": reference}})
+    texts = [{"type": "string", "pattern": "(a|b)?" * 700} for _ in range(2)]
+    with pytest.raises(RequestError, match="patterns of 8400 characters"):
+        model.fill("a [MASK]", json_schema={"anyOf": texts})
+
+
+def test_slow_grammars_do_not_pile_up(model, monkeypatch):
+    """Each schema that is refused for its slowness leaves a thread behind that goes on."""
+    monkeypatch.setattr(constraint, "COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr(constraint, "COMPILING", threading.BoundedSemaphore(1))
+    with constraint.COMPILING, pytest.raises(RequestError, match="had to wait"):
+        model.fill("a [MASK]", json_schema={"type": "string"})
 
 
 def test_compiling_ends_in_time(model, monkeypatch):

@@ -474,3 +474,31 @@ def test_bodies_on_the_wire(port: int) -> None:
     assert _raw(port, head + chunk * 11) == 413
     assert _raw(port, head + chunk) == 408
     assert _raw(port, head + chunk + b"0\r\n\r\n") == 401
+
+
+def test_a_client_that_does_not_read() -> None:
+    """A client that asks and never reads holds its place for good."""
+    ended = []
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while True:
+                await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        finally:
+            ended.append(True)
+
+    async def full(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(60)
+
+    async def nothing() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/", "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }  # fmt: skip
+    guard = Guard(endless, GuardSettings(read_seconds=0.05))
+    asyncio.run(guard(scope, nothing, full))
+    assert ended

@@ -28,6 +28,8 @@ DEEPEST = 64
 """Objects and lists in each other, in a schema."""
 COMPILE_SECONDS, STEP_SECONDS = 10.0, 2.0
 """For compiling, and for finding out once what may follow."""
+COMPILING = threading.BoundedSemaphore(2)
+"""Grammars that are compiled at once: one that takes too long is refused, but cannot be stopped."""
 CACHE_BYTES = 1 << 26
 """Compiled grammars that are kept for the next request."""
 MOST_BLANKS = 32
@@ -76,9 +78,12 @@ class GrammarCompiler:
         if kind == "json_schema":
             _check_schema(json.loads(value))
         outcome: list[Any] = []
+        end = time.monotonic() + COMPILE_SECONDS
+        if not COMPILING.acquire(timeout=COMPILE_SECONDS):
+            raise RequestError(f"{kind} had to wait for others to be compiled", hint="try again")
         worker = threading.Thread(target=self._compile, args=(kind, value, outcome), daemon=True)
         worker.start()
-        worker.join(COMPILE_SECONDS)
+        worker.join(max(0.0, end - time.monotonic()))
         if not outcome:
             raise RequestError(
                 f"{kind} is not compiled after {COMPILE_SECONDS:g} s",
@@ -105,6 +110,8 @@ class GrammarCompiler:
             outcome.append(self.compiler.compile_grammar(made))
         except Exception as error:  # of C++, of many types; told by the caller
             outcome.append(error)
+        finally:
+            COMPILING.release()
 
 
 class Constraint:
@@ -176,12 +183,14 @@ def _import_xgrammar() -> Any:
 
 
 def _check_schema(schema: Any) -> None:
-    """Raises `RequestError` for a schema that is too deep or has too many properties."""
-    count, level = 0, [schema]
+    """Raises `RequestError` for a schema that is too deep, or has too much that is slow."""
+    count, pattern_length, level = 0, 0, [schema]
     for _ in range(DEEPEST):
         below: list[Any] = []
         for part in level:
             if isinstance(part, dict):
+                _check_reference(part.get("$ref"))
+                pattern_length += len(str(part.get("pattern", "")))
                 properties = part.get("properties")
                 count += len(properties) if isinstance(properties, dict) else 0
                 below += part.values()
@@ -190,9 +199,22 @@ def _check_schema(schema: Any) -> None:
         level = below
     if level:
         raise RequestError(f"json_schema is deeper than {DEEPEST} levels")
+    if pattern_length > LONGEST_PATTERN:
+        raise RequestError(
+            f"json_schema has patterns of {pattern_length} characters; at most {LONGEST_PATTERN} "
+            "are compiled"
+        )
     if count > MOST_PROPERTIES:
         raise RequestError(
             f"json_schema has {count} properties; at most {MOST_PROPERTIES} are compiled"
+        )
+
+
+def _check_reference(reference: object) -> None:
+    """Refuses what is not in the schema; xgrammar would log it, as whoever wrote it chose."""
+    if isinstance(reference, str) and not reference.startswith("#"):
+        raise RequestError(
+            f"json_schema refers to {reference[:80]!r}", hint="only references like #/$defs/NAME"
         )
 
 

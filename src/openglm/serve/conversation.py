@@ -51,7 +51,7 @@ def conversation(
 
 def _messages(message: Mapping[str, Any], index: int, kind: str) -> list[Message]:
     """One message as ours; a call of a tool is a message of its own."""
-    role = ROLES.get(message.get("role", ""))
+    role = ROLES.get(str(message.get("role")))
     if role is None:
         raise RequestError(
             f"messages[{index}] has the role {message.get('role')!r}", hint=", ".join(ROLES)
@@ -89,18 +89,21 @@ def _text(content: object, index: int) -> str:
     return "".join(texts)
 
 
-def _calls(message: Mapping[str, Any], index: int) -> list[Mapping[str, Any]]:
+def _calls(message: Mapping[str, Any], index: int) -> list[Mapping[str, str]]:
     """Functions that a message calls, each with name and arguments."""
-    calls = [call.get("function") or {} for call in message.get("tool_calls") or ()]
+    made = message.get("tool_calls") or []
+    if not isinstance(made, list):
+        raise RequestError(f"messages[{index}].tool_calls must be a list")
+    functions = [call.get("function") if isinstance(call, Mapping) else None for call in made]
     if old := message.get("function_call"):
-        calls.append(old)
-    for call in calls:
-        texts = [call.get("name"), call.get("arguments")]
-        if not all(isinstance(text, str) for text in texts):
-            raise RequestError(
-                f"messages[{index}]: a call needs a function with name and arguments as texts"
-            )
-    return calls
+        functions.append(old)
+    found = [function for function in functions if isinstance(function, Mapping)]
+    texts = [call.get(name) for call in found for name in ("name", "arguments")]
+    if len(found) < len(functions) or not all(isinstance(text, str) for text in texts):
+        raise RequestError(
+            f"messages[{index}]: a call needs a function with name and arguments as texts"
+        )
+    return found
 
 
 def _arguments(call: Mapping[str, Any], index: int, kind: str) -> str:
@@ -110,7 +113,7 @@ def _arguments(call: Mapping[str, Any], index: int, kind: str) -> str:
     try:
         arguments = json.loads(call["arguments"])
         written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise RequestError(
             f"messages[{index}]: the arguments of {call['name']} are no JSON object: {error}"
         ) from error

@@ -6,6 +6,7 @@ written, whatever route it leads to has its own lock.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -54,11 +55,14 @@ class GuardSettings:
         names: of this server, and the pages that may call it.
         body: size and time.
         header_bytes: of all headers and the address together.
+        read_seconds: that a client may take to read a piece of the response, before it counts as
+            gone. The system's buffers come first: this is for clients that do not read at all.
     """
 
     names: KnownNames = field(default_factory=KnownNames)
     body: BodyLimits = field(default_factory=BodyLimits)
     header_bytes: int = 16_384
+    read_seconds: float = 60.0
 
 
 class Guard:
@@ -97,7 +101,7 @@ class Guard:
             else:
                 await send({"type": "websocket.close", "code": 1008})  # before accepting: HTTP 403
             return
-        exchange = _Exchange(scope, receive, send, self.settings.body)
+        exchange = _Exchange(scope, receive, send, self.settings)
         if status is None:
             status = await exchange.run(self._app)
         if status is not None:
@@ -128,17 +132,22 @@ class Guard:
 class _Exchange:
     """One request and its response, which gets the security headers."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: BodyLimits) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: GuardSettings) -> None:
         self._scope = scope
         self._send = send
+        self._read_seconds = settings.read_seconds
+        limits = settings.body
         self._body = Body(receive, limits.of(scope["path"]), limits.seconds)
         self._is_started = False
+        self._is_read = True
 
     async def run(self, app: ASGIApp) -> int | None:
         """Runs the application; the status to refuse with if its body was not taken."""
         try:
             await app(self._scope, self._body.receive, self._send_of_app)
         except Exception:
+            if not self._is_read:  # the server closes a connection whose response is not complete
+                return None
             if self._body.refused_with is None or self._is_started:
                 raise
         return None if self._is_started else self._body.refused_with
@@ -159,4 +168,9 @@ class _Exchange:
             headers = MutableHeaders(scope=message)
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
-        await self._send(message)
+        try:
+            async with asyncio.timeout(self._read_seconds):
+                await self._send(message)
+        except TimeoutError:
+            self._is_read = False
+            raise

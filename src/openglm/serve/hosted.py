@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +14,16 @@ from openglm.chat.streaming import WITH_PARTS
 from openglm.engine.conventions import convention
 from openglm.engine.engine import Statistics
 from openglm.engine.prompt import CANONICAL_MASK
-from openglm.errors import suggest
+from openglm.errors import ContextOverflow, suggest
 from openglm.language_model import LanguageModel
 from openglm.serve.errors import UnknownModel
 from openglm.serve.runner import EngineRunner, Place
 from openglm.serve.writing import Writing
 from openglm.transcript import Transcriber
+
+LONGEST_TOKEN_BYTES = 16
+"""Of a text, on average: languages and programs have 2 to 5. What is longer than a context of such
+tokens is refused unread, since tokenising megabytes takes many seconds."""
 
 
 @dataclass(slots=True)
@@ -72,6 +77,21 @@ class Hosted:
         """Tokens of prompt and answer together."""
         return self.model.config.max_position_embeddings
 
+    def check_length(self, texts: Iterable[str]) -> None:
+        """Refuses texts that are too long to be tokenised; cheap.
+
+        Raises:
+            ContextOverflow: together they cannot have room.
+        """
+        size = sum(len(text.encode(errors="surrogatepass")) for text in texts)
+        most = self.context_length * LONGEST_TOKEN_BYTES
+        if size > most:
+            raise ContextOverflow(
+                f"the prompt has {size:,} bytes; {self.name} has {self.context_length} positions, "
+                f"for which at most {most:,} bytes are read",
+                hint="shorten it",
+            )
+
     async def prepare(
         self,
         every: Sequence[str | list[Message]],
@@ -92,7 +112,10 @@ class Hosted:
 
         Raises:
             RequestError: it cannot be honoured.
+            ContextOverflow: there is no room for it.
         """
+        for asked in every:
+            self.check_length(_texts(asked))
         ask = self.model.requests
         # Long texts and grammars take seconds: not in the event loop.
         found = await asyncio.to_thread(
@@ -101,6 +124,17 @@ class Hosted:
         for requests in found:
             self.runner.engine.check(requests[0])  # before the response has begun
         return Writing(self.runner, self.transcriber, found, task == "chat", place)
+
+
+def _texts(asked: str | list[Message]) -> Iterator[str]:
+    """All texts of a prompt."""
+    if isinstance(asked, str):
+        yield asked
+        return
+    for message in asked:
+        yield from (message.content, message.metadata)
+        if message.tools is not None:
+            yield json.dumps(message.tools)
 
 
 class Models:

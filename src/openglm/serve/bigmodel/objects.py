@@ -28,6 +28,13 @@ class V4Completion(Completion):
         # zero-argument super() does not work in a dataclass with slots before Python 3.14
         return Completion.frame(self, kind, choices) | {"request_id": self.request_id}
 
+    def whole(self, used: Usage) -> dict[str, Any]:
+        """See `Completion.whole`; LangChain's ChatZhipuAI reads no content that is null."""
+        found = Completion.whole(self, used)
+        for choice in found["choices"]:
+            choice["message"]["content"] = choice["message"]["content"] or ""
+        return found
+
     def chunk(
         self, index: int, delta: dict[str, Any], finish_reason: str | None = None
     ) -> dict[str, Any]:

@@ -54,6 +54,7 @@ async def tokenize(
 ) -> dict[str, Any]:
     """The ids of a text; command tokens in it are text."""
     hosted = call.models.find(body.model)
+    hosted.check_length([body.text])
     ids = await asyncio.to_thread(hosted.model.tokenizer.encode, body.text)
     return {"tokens": ids, "count": len(ids), "max_model_len": hosted.context_length}
 

@@ -17,8 +17,8 @@ from openglm.serve.chat_call import ChatCall
 from openglm.serve.errors import ServeError
 from openglm.serve.runner import Place
 
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]  # NaN is not in the range
+Penalty = Annotated[float, Field(ge=-2, le=2, strict=True)]
 Count = Annotated[int, Field(ge=1, le=1 << 31, strict=True)]
 Stop = str | Annotated[list[str], Field(max_length=MOST_STOPS)]
 
@@ -84,7 +84,7 @@ class Sampled(Wire):
     model: str
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
     top_p: Fraction | None = None
     max_tokens: Count | None = None
     n: Annotated[int, Field(ge=1, le=MOST_COMPLETIONS, strict=True)] | None = None
@@ -96,7 +96,7 @@ class Sampled(Wire):
     top_k: Annotated[int, Field(ge=0, strict=True)] | None = None
     min_p: Fraction | None = None
     typical_p: Fraction | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100, strict=True)] | None = None
     no_repeat_ngram_size: Annotated[int, Field(ge=0, le=1024, strict=True)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=1 << 31, strict=True)] | None = None
     bad_words: Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
