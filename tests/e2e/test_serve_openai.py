@@ -83,6 +83,15 @@ def test_an_answer(client):
     assert ask(client, "hi", model="gpt-4o").model == "gpt-4o"
 
 
+def test_tokens_that_were_known(client):
+    """Usage does not tell what the cache saved, or counts it for each of several completions."""
+    text = "The same long question, asked again. " * 20
+    ask(client, text)
+    used = ask(client, text, n=3).usage
+    assert 0 < used.prompt_tokens_details.cached_tokens < used.prompt_tokens
+    assert ask(client, "Another one?" * 20).usage.prompt_tokens_details.cached_tokens < 16
+
+
 def test_a_stream(client):
     """Half a character is sent, or usage although nobody asked for it."""
     chunks = list(ask(client, "hi", stream=True))

@@ -35,6 +35,7 @@ class Request:
         num_cached: tokens of the track whose keys and values are in the pages.
         num_read: the most tokens that were so when it was made to lose its pages.
         num_prefix: slots of the trained prefix that are.
+        num_hits: tokens that it need not read: its tenant had filled their pages before.
         passes: the track that `num_cached` counts.
         is_cancelled: ends before it is given another token.
     """
@@ -54,6 +55,7 @@ class Request:
     num_cached: int = 0
     num_read: int = 0
     num_prefix: int = 0
+    num_hits: int = 0
     passes: int = 1
     is_cancelled: bool = False
 

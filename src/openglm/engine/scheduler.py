@@ -90,7 +90,9 @@ class Scheduler:
                 drafts = self._drafts(request, left - behind - 1) if request.is_decoding else []
                 chunks.append(Chunk(request, count, drafts))
                 left -= count + len(drafts)
-                self.num_prefix_hits += max(0, request.num_cached - request.num_read) * waits
+                hits = max(0, request.num_cached - request.num_read) * waits
+                request.num_hits += hits
+                self.num_prefix_hits += hits
             elif waits:
                 self.pool.release(request.forget())
                 is_open = False

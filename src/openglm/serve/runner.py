@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from openglm.engine.engine import Engine
@@ -49,12 +49,15 @@ class EngineRunner:
         self._thread = threading.Thread(target=self._run, name="openglm-engine", daemon=True)
         self._thread.start()
 
-    async def write(self, asked: Asked, place: Place) -> AsyncGenerator[Step, None]:
+    async def write(
+        self, asked: Asked, place: Place, begun: Callable[[Request], object] = lambda request: None
+    ) -> AsyncGenerator[Step, None]:
         """Steps of a request as they come; whoever stops listening ends it.
 
         Args:
             asked: what to write.
             place: whose it is.
+            begun: is given the request, as the engine sees it.
 
         Raises:
             RequestError: see `Engine.add`.
@@ -65,6 +68,7 @@ class EngineRunner:
         request = self.engine.add(
             *asked, priority=place.priority, tenant=place.tenant, deadline=place.deadline
         )
+        begun(request)
         queue = self._open[request.id] = asyncio.Queue()
         with self._news:
             self._news.notify()

@@ -7,9 +7,10 @@ import dataclasses
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Protocol
 
+from openglm.engine.request import Request
 from openglm.engine.text_stream import TextStream
 from openglm.engine.writer import Asked
 from openglm.errors import ContextOverflow
@@ -44,10 +45,12 @@ class Usage:
     Args:
         prompt_tokens: read.
         completion_tokens: written, all completions together.
+        cached_tokens: of the prompts, those that the engine knew from earlier calls of this key.
     """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class Meter(Protocol):
@@ -78,6 +81,7 @@ class Writing:
     Attributes:
         usage: grows while `parts` is read.
         meter: is told how it goes.
+        first: of each prompt's completions: the others read the same pages.
         log_probabilities: of each completion's tokens so far, added up.
         lengths: of each completion, in tokens.
     """
@@ -90,11 +94,13 @@ class Writing:
     usage: Usage = field(default_factory=Usage)
     meter: Meter | None = None
     asked: list[Asked] = field(init=False)
+    first: set[int] = field(init=False)
     log_probabilities: list[float] = field(init=False)
     lengths: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.asked = list(chain(*self.groups))
+        self.first = set(accumulate(map(len, self.groups[:-1]), initial=0))
         self.log_probabilities = [0.0] * len(self.asked)
         self.lengths = [0] * len(self.asked)
         self.usage.prompt_tokens = sum(prompt_length(group[0]) for group in self.groups)
@@ -158,8 +164,11 @@ class Writing:
         asked = self.asked[index]
         params, text, reason = asked.params, None, "error"
         unsaid: list[TokenLogprob] = []
-        async with aclosing(self.runner.write(asked, self.place)) as steps:
+        requests: list[Request] = []
+        async with aclosing(self.runner.write(asked, self.place, requests.append)) as steps:
             async for step in steps:
+                if requests and index in self.first:
+                    self.usage.cached_tokens += requests.pop().num_hits
                 if text is None:
                     text = TextStream(
                         self.transcriber.tokenizer, params.stop, params.min_tokens, self.special

@@ -150,6 +150,7 @@ def usage(used: Usage) -> dict[str, Any]:
             "prompt_tokens": used.prompt_tokens,
             "completion_tokens": used.completion_tokens,
             "total_tokens": used.prompt_tokens + used.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
         }
     }
 
