@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import uvicorn
+from starlette.types import ASGIApp
 from torch import Tensor
 
 from helpers_gguf import small_tokenizer
@@ -97,15 +98,22 @@ def serving(
     models: dict[str, LanguageModel],
     requests_per_minute: int = 10**6,
     concurrency: int = 10**3,
+    around: Callable[[ASGIApp, str], ASGIApp] = lambda app, key: app,
+    with_keys: Callable[[KeyStore], object] = lambda keys: None,
     **settings: Any,
 ) -> Iterator[tuple[str, str]]:
-    """A server on loopback; its address, and a key with these limits."""
+    """A server on loopback; its address, and a key with these limits.
+
+    `around` makes another app of the server's, given that and the key; `with_keys` may make more
+    keys.
+    """
     with tempfile.TemporaryDirectory() as folder:
         database = Database(f"sqlite:///{folder}/serve.db")
         keys = KeyStore(database, Path(folder) / "serve.key")
         key = keys.create("test", requests_per_minute=requests_per_minute, concurrency=concurrency)
+        with_keys(keys)
         settings.setdefault("files", FileSettings(Path(folder) / "files"))
-        app = create_app(models, database, keys, ServeSettings(**settings))
+        app = around(create_app(models, database, keys, ServeSettings(**settings)), key)
         server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, log_level="warning"))
         thread = threading.Thread(target=server.run)
         thread.start()

@@ -39,6 +39,7 @@ LAYERS = {
     "verification": 6,
     "quantize": 6,
     "train": 6,
+    "attacks": 7,
     "serve": 7,
     "cli": 7,
     "hf": 7,
@@ -66,6 +67,7 @@ SIBLINGS = {
     ("language_model", "transcript"),
     ("loading", "language_model"),
     ("quantize", "benchmark"),
+    ("cli", "attacks"),
     ("cli", "serve"),
     ("verification", "language_model"),
 }

@@ -16,6 +16,7 @@ import typer
 
 from openglm import __version__
 from openglm.cli import (
+    attack,
     bench,
     chat,
     convert,
@@ -62,6 +63,7 @@ for module in (
     pretrain,
     serve,
     keys,
+    attack,
 ):
     module.register(app)
 
