@@ -235,6 +235,13 @@ def test_what_cannot_be_done(client, more, error, named):
         assert named in found.value.message
 
 
+def test_instructions_alone(client):
+    """Instructions without a question, which OpenAI answers, are refused."""
+    messages = [{"role": "developer", "content": "hi"}]
+    done = client.chat.completions.create(model="glm-4", messages=messages)
+    assert done.choices[0].message.content == "Hello, 你好👋!"
+
+
 def test_null_is_nothing(client):
     """Clients that send null for what they do not set are refused."""
     nothing = dict.fromkeys(("temperature", "stop", "tools", "response_format", "seed", "thinking"))

@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Scope
 
 from openglm import __version__
@@ -20,6 +22,7 @@ from openglm.log import logger
 from openglm.serve import background, bigmodel, legacy, openai, status
 from openglm.serve.access import Locked, check_routes
 from openglm.serve.database import Database
+from openglm.serve.document import BigModelError, OpenAIError, errors
 from openglm.serve.errors import (
     ClientGone,
     Kind,
@@ -46,7 +49,7 @@ KINDS: dict[int, Kind] = {
     401: "authentication",
     403: "permission",
     404: "not_found",
-    405: "not_found",
+    405: "method",
     408: "timeout",
     413: "too_large",
 }
@@ -96,13 +99,14 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.keys = keys
-    app.include_router(openai.router, prefix="/v1")
-    app.include_router(background.openai_router, prefix="/v1")
-    app.include_router(bigmodel.router, prefix=BIGMODEL)
-    app.include_router(background.bigmodel_router, prefix=BIGMODEL)
-    app.include_router(status.router)
+    said, said_by_bigmodel = errors(OpenAIError), errors(BigModelError)
+    for part in (openai.router, background.openai_router):
+        app.include_router(part, prefix="/v1", responses=said)
+    for part in (bigmodel.router, background.bigmodel_router):
+        app.include_router(part, prefix=BIGMODEL, responses=said_by_bigmodel)
+    app.include_router(status.router, responses=said)
     if chosen.legacy:
-        app.include_router(legacy.router)
+        app.include_router(legacy.router, responses=said)
     for kind in (OpenGLMError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
     check_routes(app.routes)
@@ -124,13 +128,25 @@ async def _answer(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         kind = KINDS.get(error.status_code, "invalid")
         message = f"{request.method} {request.url.path}: {error.detail}"
-        return error_response(request.url.path, ServeError(kind, message))
+        response = error_response(request.url.path, ServeError(kind, message))
+        if error.status_code == 405:
+            response.headers["Allow"] = ", ".join(_methods(request))
+        return response
     if isinstance(error, ClientGone):
         return Response(status_code=499)
     found = as_serve_error(error)
     if found.kind == "internal":
         logger.error("a request to %s failed", request.url.path, exc_info=error)
     return error_response(request.url.path, found)
+
+
+def _methods(request: Request) -> list[str]:
+    """All that the path of a request has; the framework would name those of its first route."""
+    path, found = request.url.path, set()
+    for route in iter_route_contexts(request.app.routes):
+        if route.path is not None and compile_path(route.path)[0].match(path):
+            found |= route.methods or set()
+    return sorted(found)
 
 
 def _refuse_stranger(scope: Scope, error: AuthenticationFailed) -> Response:

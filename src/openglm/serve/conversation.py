@@ -19,6 +19,33 @@ ROLES = {
     "observation": "observation",
 }
 """Of OpenAI, BigModel and ChatGLM3 -> ours."""
+_FUNCTION = {
+    "type": "object",
+    "required": ["name", "arguments"],
+    "properties": {
+        "name": {"type": "string"},
+        "arguments": {"type": "string", "description": "JSON of an object."},
+    },
+}
+_PART = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+}
+_CALL = {"type": "object", "required": ["function"], "properties": {"function": _FUNCTION}}
+MESSAGE: dict[str, Any] = {
+    "type": "object",
+    "required": ["role"],
+    "properties": {
+        "role": {"enum": [*ROLES]},
+        "content": {
+            "anyOf": [{"type": "string"}, {"type": "array", "items": _PART}, {"type": "null"}]
+        },
+        "tool_calls": {"anyOf": [{"type": "array", "items": _CALL}, {"type": "null"}]},
+        "function_call": {"anyOf": [_FUNCTION, {"type": "null"}]},
+    },
+}
+"""A message as clients write it, in JSON schema: what `conversation` reads."""
 CHATGLM3_TOOLS = (
     "Answer the following questions as best as you can. You have access to the following tools:"
 )
@@ -28,7 +55,7 @@ CHATGLM3_TOOLS = (
 def conversation(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], kind: str
 ) -> list[Message]:
-    """Our messages.
+    """Our messages; instructions at the very end are taken for the user's words.
 
     Args:
         messages: with role, content (text, or parts of type text), and tool_calls.
@@ -41,6 +68,8 @@ def conversation(
     found: list[Message] = []
     for index, message in enumerate(messages):
         found += _messages(message, index, kind)
+    if found and found[-1].role == "system":  # OpenAI's answer these; ours only answer somebody
+        found[-1] = Message("user", found[-1].content)
     if not tools:
         return found
     described = tuple(tools)

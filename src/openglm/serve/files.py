@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
+from typing_extensions import TypedDict
 
 from openglm.errors import suggest
 from openglm.home import home
@@ -205,8 +206,20 @@ def check_name(name: str) -> None:
         raise ServeError("invalid_field", message, "file")
 
 
-def file_object(file: File) -> dict[str, Any]:
+class FileObject(TypedDict):
     """A file as clients of both dialects read it."""
+
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: Literal["processed"]
+
+
+def file_object(file: File) -> FileObject:
+    """A file for clients."""
     return {
         "id": file.id,
         "object": "file",

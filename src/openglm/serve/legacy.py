@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import datetime
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NotRequired
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from openglm.serve.bounds import MOST_MESSAGES
 from openglm.serve.chat_call import ChatCall, answer
+from openglm.serve.document import answers
 from openglm.serve.openai.requests import Wire, ignored
 from openglm.serve.service import Call, call
 
@@ -29,10 +31,10 @@ class LegacyRequest(Wire):
     prompt: str
     history: Annotated[list[tuple[str, str]], Field(max_length=MOST_MESSAGES, default_factory=list)]
     lang: str | None = None
-    max_length: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    max_length: Annotated[int, Field(ge=0, le=1 << 31, strict=True)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
+    top_k: Annotated[int, Field(ge=0, strict=True)] | None = None
 
     def settings(self, defaults: dict[str, Any]) -> dict[str, Any]:
         """Sampling, and `max_length` of the whole."""
@@ -40,7 +42,17 @@ class LegacyRequest(Wire):
         return found | ({"top_k": self.top_k} if self.top_k else {})
 
 
-@router.post("/", response_model=None)
+class LegacyAnswer(TypedDict):
+    """The answer to a question has the history with it, the rest of a program its language."""
+
+    response: str
+    history: NotRequired[list[list[str]]]
+    lang: NotRequired[str]
+    status: Literal[200]
+    time: str
+
+
+@router.post("/", response_model=None, responses=answers(LegacyAnswer))
 async def legacy(body: LegacyRequest, call: Annotated[Call, Depends(call)]) -> Response:
     """Answers a prompt with the first model."""
     work = _chat(body, call) if body.lang is None else _code(body, call)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar, cast
 
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
+from typing_extensions import TypedDict
 
 from openglm.serve.errors import ServeError
 from openglm.serve.tables import File, Job
 
 T = TypeVar("T", File, Job)
+Item = TypeVar("Item", bound=Mapping[str, object])
 ID = re.compile(r"[a-z]+[-_][0-9a-f]{32}")
 MOST_LISTED = 10_000
 
@@ -70,8 +72,22 @@ def rows(
     return found[: page.limit], len(found) > page.limit
 
 
-def listed(data: Sequence[Mapping[str, Any]], has_more: bool) -> dict[str, Any]:
+class Listed(TypedDict, Generic[Item]):
     """A page as clients of both dialects read it."""
-    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
-    nothing = {"first_id": None, "last_id": None}
-    return {"object": "list", "data": list(data), "has_more": has_more} | nothing | ends
+
+    object: Literal["list"]
+    data: list[Item]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+def listed(data: Sequence[Item], has_more: bool) -> Listed[Item]:
+    """A page for clients, of objects with ids."""
+    return {
+        "object": "list",
+        "data": list(data),
+        "has_more": has_more,
+        "first_id": cast(str, data[0]["id"]) if data else None,
+        "last_id": cast(str, data[-1]["id"]) if data else None,
+    }

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from typing_extensions import TypedDict
 
 from openglm import __version__
+from openglm.serve.document import document
 from openglm.serve.errors import ServeError
 from openglm.serve.service import Call, call
 
 router = APIRouter()
 
 
+class Health(TypedDict):
+    """That a server is here."""
+
+    status: Literal["ok"]
+
+
+class Ready(TypedDict):
+    """Which models answer."""
+
+    status: Literal["ready"]
+    models: list[str]
+
+
+class Version(TypedDict):
+    """Which openglm this is."""
+
+    version: str
+
+
 @router.get("/health")
-async def health() -> dict[str, str]:
+async def health() -> Health:
     """That a server is here: all that anybody may know."""
     return {"status": "ok"}
 
 
 @router.get("/ready")
-async def ready(call: Annotated[Call, Depends(call)]) -> dict[str, Any]:
+async def ready(call: Annotated[Call, Depends(call)]) -> Ready:
     """Which models answer; 503 if one of them cannot any more."""
     broken = [name for name, one in call.models.hosted.items() if one.runner.failure is not None]
     if broken:
@@ -30,7 +51,7 @@ async def ready(call: Annotated[Call, Depends(call)]) -> dict[str, Any]:
 
 
 @router.get("/version")
-async def version(call: Annotated[Call, Depends(call)]) -> dict[str, str]:
+async def version(call: Annotated[Call, Depends(call)]) -> Version:
     """Which openglm this is."""
     return {"version": __version__}
 
@@ -38,11 +59,14 @@ async def version(call: Annotated[Call, Depends(call)]) -> dict[str, str]:
 @router.get("/openapi.json", include_in_schema=False)
 async def openapi(request: Request, call: Annotated[Call, Depends(call)]) -> dict[str, Any]:
     """All routes as an OpenAPI document."""
-    found: dict[str, Any] = request.app.openapi()
-    return found
+    return document(request.app)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(call: Annotated[Call, Depends(call)]) -> Response:
     """Counts and times for Prometheus."""
     return Response(call.service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

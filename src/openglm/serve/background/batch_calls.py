@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
-from pydantic import Field
+from pydantic import Field, StrictBool
 
+from openglm.serve.background.answers import BatchErrors, BatchObject, Status
 from openglm.serve.background.batches import KIND, WINDOW_SECONDS, errors_list
-from openglm.serve.background.errands import find_endpoint
+from openglm.serve.background.errands import ENDPOINTS, find_endpoint
+from openglm.serve.document import answers
 from openglm.serve.errors import ServeError
 from openglm.serve.jobs import OPEN, Jobs
-from openglm.serve.listing import PageQuery, listed
+from openglm.serve.listing import Listed, PageQuery, listed
 from openglm.serve.openai.requests import Wire, ignored
 from openglm.serve.service import Call, call, headers_of
 from openglm.serve.tables import Job
@@ -30,13 +32,13 @@ class BatchRequest(Wire):
     """POST /v1/batches, and BigModel's, whose last field is sent always and is true."""
 
     input_file_id: str
-    endpoint: str
+    endpoint: Annotated[str, Field(json_schema_extra={"enum": [*ENDPOINTS]})]
     completion_window: Literal["24h"] | None = None
     metadata: Annotated[dict[Name, Value], Field(max_length=MOST_METADATA)] | None = None
-    auto_delete_input_file: bool | None = None
+    auto_delete_input_file: StrictBool | None = None
 
 
-@router.post("/batches", response_model=None)
+@router.post("/batches", response_model=None, responses=answers(BatchObject))
 async def create(body: BatchRequest, call: Annotated[Call, Depends(call)]) -> Response:
     """Accepts a batch."""
     find_endpoint(body.endpoint)
@@ -60,10 +62,12 @@ async def create(body: BatchRequest, call: Annotated[Call, Depends(call)]) -> Re
 
 
 @router.get("/batches")
-async def list_batches(call: Annotated[Call, Depends(call)], page: PageQuery) -> dict[str, Any]:
+async def list_batches(
+    call: Annotated[Call, Depends(call)], page: PageQuery
+) -> Listed[BatchObject]:
     """The batches of this key."""
 
-    def read() -> dict[str, Any]:
+    def read() -> Listed[BatchObject]:
         jobs = call.service.jobs
         found, has_more = jobs.list(KIND, call.identity.key_id, page)
         return listed([batch_object(job, jobs) for job in found], has_more)
@@ -72,10 +76,10 @@ async def list_batches(call: Annotated[Call, Depends(call)], page: PageQuery) ->
 
 
 @router.get("/batches/{batch_id}")
-async def get_batch(batch_id: str, call: Annotated[Call, Depends(call)]) -> dict[str, Any]:
+async def get_batch(batch_id: str, call: Annotated[Call, Depends(call)]) -> BatchObject:
     """One batch."""
 
-    def read() -> dict[str, Any]:
+    def read() -> BatchObject:
         jobs = call.service.jobs
         return batch_object(jobs.get(KIND, call.identity.key_id, batch_id), jobs)
 
@@ -83,7 +87,7 @@ async def get_batch(batch_id: str, call: Annotated[Call, Depends(call)]) -> dict
 
 
 @router.post("/batches/{batch_id}/cancel")
-async def cancel(batch_id: str, call: Annotated[Call, Depends(call)]) -> dict[str, Any]:
+async def cancel(batch_id: str, call: Annotated[Call, Depends(call)]) -> BatchObject:
     """Ends a batch; the lines that were answered are kept."""
     jobs = call.service.jobs
     job = await asyncio.to_thread(jobs.cancel, KIND, call.identity.key_id, batch_id)
@@ -91,8 +95,8 @@ async def cancel(batch_id: str, call: Annotated[Call, Depends(call)]) -> dict[st
     return await asyncio.to_thread(batch_object, job, jobs)
 
 
-def batch_object(job: Job, jobs: Jobs) -> dict[str, Any]:
-    """A batch as clients of both dialects read it; asks the database for what is counted."""
+def batch_object(job: Job, jobs: Jobs) -> BatchObject:
+    """A batch for clients; asks the database for what is counted."""
     state, result = job.state or {}, job.result or {}
     status = job.status
     if status in OPEN:
@@ -100,23 +104,26 @@ def batch_object(job: Job, jobs: Jobs) -> dict[str, Any]:
         completed, failed = jobs.count_answers(job)
     else:
         completed, failed = result.get("completed", 0), result.get("failed", 0)
-    ended = dict.fromkeys(("completed_at", "failed_at", "expired_at", "cancelled_at"))
-    return ended | {
+    ended = {job.status: job.finished_at}
+    return {
         "id": job.id,
         "object": "batch",
         "endpoint": job.body["endpoint"],
         "errors": _errors_of(job.error),
         "input_file_id": job.body["input_file_id"],
         "completion_window": "24h",
-        "status": status,
+        "status": cast(Status, status),
         "output_file_id": result.get("output_file_id"),
         "error_file_id": result.get("error_file_id"),
         "created_at": job.created_at,
         "in_progress_at": state.get("in_progress_at"),
         "expires_at": job.created_at + WINDOW_SECONDS,
         "finalizing_at": state.get("finalizing_at"),
+        "completed_at": ended.get("completed"),
+        "failed_at": ended.get("failed"),
+        "expired_at": ended.get("expired"),
         "cancelling_at": job.cancelling_at,
-        **({} if job.status in OPEN else {f"{job.status}_at": job.finished_at}),
+        "cancelled_at": ended.get("cancelled"),
         "request_counts": {
             "total": state.get("total", 0),
             "completed": completed,
@@ -126,6 +133,7 @@ def batch_object(job: Job, jobs: Jobs) -> dict[str, Any]:
     }
 
 
-def _errors_of(error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def _errors_of(error: Mapping[str, Any] | None) -> BatchErrors | None:
     """Why a batch failed; what failed by the server's fault has a code and a message only."""
-    return error if error is None or "data" in error else errors_list([dict(error)])
+    found = error if error is None or "data" in error else errors_list([dict(error)])
+    return cast("BatchErrors | None", found)

@@ -9,7 +9,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 
 from openglm.serve.chat_call import ChatAnswer, answer
+from openglm.serve.document import answers
 from openglm.serve.errors import as_serve_error, openai_body
+from openglm.serve.openai.answers import ChatCompletion, ChatCompletionChunk
 from openglm.serve.openai.objects import Completion, usage
 from openglm.serve.openai.requests import ChatRequest, ignored
 from openglm.serve.service import Call, Errand, call
@@ -18,13 +20,16 @@ from openglm.serve.wire import DONE, event
 router = APIRouter()
 
 
-@router.post("/chat/completions", response_model=None)
+@router.post(
+    "/chat/completions",
+    response_model=None,
+    responses=answers(ChatCompletion, ChatCompletionChunk),
+)
 async def chat_completions(body: ChatRequest, call: Annotated[Call, Depends(call)]) -> Response:
     """Answers a conversation."""
     written, found = await begin(body, call)
     if body.stream:
-        wants_usage = body.stream_options is not None and body.stream_options.include_usage
-        return call.stream(_events(found, written, wants_usage), ignored(body))
+        return call.stream(_events(found, written, body.wants_usage), ignored(body))
     return await call.whole(written.collect(found), ignored(body))
 
 

@@ -13,8 +13,10 @@ from fastapi import APIRouter, Depends, Response
 from openglm.engine.prompt import OFFICIAL_MASKS
 from openglm.errors import RequestError
 from openglm.results import TokenLogprob
+from openglm.serve.document import answers
 from openglm.serve.errors import as_serve_error, openai_body
 from openglm.serve.hosted import Hosted
+from openglm.serve.openai.answers import TextCompletion
 from openglm.serve.openai.objects import LEAST_LOGPROB, reason, usage
 from openglm.serve.openai.requests import CompletionRequest, ignored
 from openglm.serve.runner import Place
@@ -25,7 +27,7 @@ from openglm.serve.writing import Part, Writing
 router = APIRouter()
 
 
-@router.post("/completions", response_model=None)
+@router.post("/completions", response_model=None, responses=answers(TextCompletion, TextCompletion))
 async def completions(body: CompletionRequest, call: Annotated[Call, Depends(call)]) -> Response:
     """Continues texts; with `suffix`, writes what stands between prompt and suffix."""
     texts = await begin(body, call)
@@ -71,8 +73,7 @@ async def _events(texts: Texts) -> AsyncGenerator[bytes, None]:
             async for part in parts:
                 for chunk in texts.chunks(part):
                     yield event(chunk)
-        options = texts.body.stream_options
-        if options is not None and options.include_usage:
+        if texts.body.wants_usage:
             yield event(texts.frame([]) | usage(texts.writing.usage))
     except Exception as error:
         yield event(openai_body(as_serve_error(error)))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.datastructures import FormData, UploadFile
+from typing_extensions import TypedDict
 
+from openglm.serve.document import answers
 from openglm.serve.errors import ServeError
-from openglm.serve.files import PURPOSES, file_object, pieces
-from openglm.serve.listing import PageQuery, listed
+from openglm.serve.files import PURPOSES, FileObject, file_object, pieces
+from openglm.serve.listing import Listed, PageQuery, listed
 from openglm.serve.service import Call, call, headers_of
 
 router = APIRouter()
 MOST_FIELDS = 16
+OCTETS = "application/octet-stream"
 FORM = {
     "type": "object",
     "required": ["file", "purpose"],
@@ -29,7 +32,15 @@ DOCUMENTED = {
 }
 
 
-@router.post("/files", response_model=None, openapi_extra=DOCUMENTED)
+class FileDeleted(TypedDict):
+    """A file that is gone."""
+
+    id: str
+    object: Literal["file"]
+    deleted: Literal[True]
+
+
+@router.post("/files", response_model=None, responses=answers(FileObject), openapi_extra=DOCUMENTED)
 async def upload(call: Annotated[Call, Depends(call)]) -> Response:
     """Stores a file."""
     async with (
@@ -47,7 +58,7 @@ async def upload(call: Annotated[Call, Depends(call)]) -> Response:
 @router.get("/files")
 async def list_files(
     call: Annotated[Call, Depends(call)], page: PageQuery, purpose: str | None = None
-) -> dict[str, Any]:
+) -> Listed[FileObject]:
     """The files of this key."""
     found, has_more = await asyncio.to_thread(
         call.service.files.list, call.identity.key_id, page, purpose
@@ -56,22 +67,26 @@ async def list_files(
 
 
 @router.get("/files/{file_id}")
-async def get_file(file_id: str, call: Annotated[Call, Depends(call)]) -> dict[str, Any]:
+async def get_file(file_id: str, call: Annotated[Call, Depends(call)]) -> FileObject:
     """One file."""
     files = call.service.files
     return file_object(await asyncio.to_thread(files.get, call.identity.key_id, file_id))
 
 
-@router.get("/files/{file_id}/content", response_class=FileResponse)
+@router.get(
+    "/files/{file_id}/content",
+    response_class=FileResponse,
+    responses={200: {"content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}},
+)
 async def content(file_id: str, call: Annotated[Call, Depends(call)]) -> FileResponse:
     """What is in a file: bytes to be saved, whatever they look like, and not to be shown."""
     files = call.service.files
     file = await asyncio.to_thread(files.get, call.identity.key_id, file_id)
-    return FileResponse(files.path(file), media_type="application/octet-stream", filename=file.name)
+    return FileResponse(files.path(file), media_type=OCTETS, filename=file.name)
 
 
 @router.delete("/files/{file_id}")
-async def delete(file_id: str, call: Annotated[Call, Depends(call)]) -> dict[str, Any]:
+async def delete(file_id: str, call: Annotated[Call, Depends(call)]) -> FileDeleted:
     """Deletes a file."""
     await asyncio.to_thread(call.service.files.delete, call.identity.key_id, file_id)
     return {"id": file_id, "object": "file", "deleted": True}

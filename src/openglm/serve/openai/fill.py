@@ -11,7 +11,9 @@ from fastapi import APIRouter, Depends, Response
 
 from openglm.errors import RequestError
 from openglm.results import TokenLogprob
+from openglm.serve.document import answers
 from openglm.serve.errors import as_serve_error, openai_body
+from openglm.serve.openai.answers import Filled, FilledChunk
 from openglm.serve.openai.objects import logprobs, reason, usage
 from openglm.serve.openai.requests import FillRequest, ignored
 from openglm.serve.service import Call, call
@@ -21,7 +23,7 @@ from openglm.serve.writing import Writing
 router = APIRouter()
 
 
-@router.post("/fill", response_model=None)
+@router.post("/fill", response_model=None, responses=answers(Filled, FilledChunk))
 async def fill(body: FillRequest, call: Annotated[Call, Depends(call)]) -> Response:
     """Fills `[MASK]`, `[sMASK]` and `[gMASK]` of a text, left to right."""
     hosted = call.models.find(body.model)

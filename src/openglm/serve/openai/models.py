@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from openglm.serve.hosted import Hosted
 from openglm.serve.openai.requests import Wire
@@ -26,11 +27,44 @@ class DetokenizeRequest(Wire):
     """POST /v1/detokenize."""
 
     model: str
-    tokens: Annotated[list[Annotated[int, Field(strict=True)]], Field(max_length=1 << 20)]
+    tokens: Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(max_length=1 << 20)]
+
+
+class ModelObject(TypedDict):
+    """A model as OpenAI's clients read it, and what it can do; an alias has another `root`."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: str
+    max_model_len: int
+    capabilities: list[str]
+
+
+class ModelList(TypedDict):
+    """Models."""
+
+    object: Literal["list"]
+    data: list[ModelObject]
+
+
+class Tokens(TypedDict):
+    """The ids of a text."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+
+
+class Text(TypedDict):
+    """The text of ids."""
+
+    text: str
 
 
 @router.get("/models")
-async def list_models(call: Annotated[Call, Depends(call)]) -> dict[str, Any]:
+async def list_models(call: Annotated[Call, Depends(call)]) -> ModelList:
     """All models, then their aliases."""
     models = call.models
     found = [_model(hosted, name) for name, hosted in models.hosted.items()]
@@ -42,7 +76,7 @@ async def list_models(call: Annotated[Call, Depends(call)]) -> dict[str, Any]:
 async def get_model(
     name: str,
     call: Annotated[Call, Depends(call)],
-) -> dict[str, Any]:
+) -> ModelObject:
     """One model."""
     return _model(call.models.find(name), name)
 
@@ -51,7 +85,7 @@ async def get_model(
 async def tokenize(
     body: TokenizeRequest,
     call: Annotated[Call, Depends(call)],
-) -> dict[str, Any]:
+) -> Tokens:
     """The ids of a text; command tokens in it are text."""
     hosted = call.models.find(body.model)
     hosted.check_length([body.text])
@@ -63,14 +97,13 @@ async def tokenize(
 async def detokenize(
     body: DetokenizeRequest,
     call: Annotated[Call, Depends(call)],
-) -> dict[str, Any]:
+) -> Text:
     """The text of ids."""
     hosted = call.models.find(body.model)
     return {"text": await asyncio.to_thread(hosted.model.tokenizer.decode, body.tokens)}
 
 
-def _model(hosted: Hosted, name: str) -> dict[str, Any]:
-    """A model as OpenAI's clients read it, and what it can do."""
+def _model(hosted: Hosted, name: str) -> ModelObject:
     tasks = {"chat": hosted.can_chat, "tools": hosted.can_call_tools, "fill": hosted.can_fill}
     return {
         "id": name,

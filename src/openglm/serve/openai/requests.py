@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema
 
 from openglm.serve.bounds import (
     MOST_COMPLETIONS,
@@ -14,6 +14,7 @@ from openglm.serve.bounds import (
     MOST_TOOLS,
 )
 from openglm.serve.chat_call import ChatCall
+from openglm.serve.conversation import MESSAGE
 from openglm.serve.errors import ServeError
 from openglm.serve.runner import Place
 
@@ -21,6 +22,10 @@ Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]  # NaN is not in the
 Penalty = Annotated[float, Field(ge=-2, le=2, strict=True)]
 Count = Annotated[int, Field(ge=1, le=1 << 31, strict=True)]
 Stop = str | Annotated[list[str], Field(max_length=MOST_STOPS)]
+
+
+AnyMessage = Annotated[dict[str, Any], WithJsonSchema(MESSAGE)]
+"""Read by `conversation`, which names the index of one that it cannot read."""
 
 
 class Wire(BaseModel):
@@ -32,7 +37,7 @@ class Wire(BaseModel):
 class StreamOptions(Wire):
     """`stream_options`."""
 
-    include_usage: bool = False
+    include_usage: StrictBool | None = None
 
 
 class Function(Wire):
@@ -68,7 +73,7 @@ class JsonSchema(Wire):
 
     name: str = ""
     schema_: Annotated[dict[str, Any], Field(alias="schema")] = {}
-    strict: bool | None = None
+    strict: StrictBool | None = None
 
 
 class ResponseFormat(Wire):
@@ -122,6 +127,11 @@ class Sampled(Wire):
         return found
 
     @property
+    def wants_usage(self) -> bool:
+        """Whether a stream shall end with its usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
     def copies(self) -> int:
         """How many equal answers stand for each that is written."""
         return (self.n or 1) if self.temperature == 0 else 1
@@ -130,7 +140,7 @@ class Sampled(Wire):
 class ChatRequest(Sampled):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
     max_completion_tokens: Count | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
