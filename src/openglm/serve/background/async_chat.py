@@ -10,11 +10,12 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 
 from openglm.serve.background.errands import V4_CHAT, run
+from openglm.serve.bigmodel.answers import Accepted, Failed, Succeeded
 from openglm.serve.bigmodel.requests import V4ChatRequest
+from openglm.serve.document import answers
 from openglm.serve.errors import ServeError
 from openglm.serve.jobs import OPEN, Outcome
 from openglm.serve.keys import KeyStore
-from openglm.serve.openai.requests import ignored
 from openglm.serve.service import Call, Service, call, headers_of
 from openglm.serve.tables import Job
 from openglm.serve.wire import new_id
@@ -26,7 +27,7 @@ MOST_BYTES = 1 << 22
 """Of a call that is kept: the longest context has fewer."""
 
 
-@router.post("/async/chat/completions", response_model=None)
+@router.post("/async/chat/completions", response_model=None, responses=answers(Accepted))
 async def async_chat(body: V4ChatRequest, call: Annotated[Call, Depends(call)]) -> Response:
     """Accepts a conversation, to be answered later."""
     call.models.find(body.model)
@@ -41,10 +42,14 @@ async def async_chat(body: V4ChatRequest, call: Annotated[Call, Depends(call)]) 
     async with call.visiting():
         await asyncio.to_thread(call.service.jobs.add, job)
     call.service.worker.wake()
-    return JSONResponse(_status(job, "PROCESSING"), headers=headers_of(ignored(body)))
+    return JSONResponse(_status(job, "PROCESSING"), headers=headers_of(body.unused))
 
 
-@router.get("/async-result/{job_id}")
+@router.get(
+    "/async-result/{job_id}",
+    response_model=None,
+    responses={200: {"model": Accepted | Failed | Succeeded}},
+)
 async def async_result(job_id: str, call: Annotated[Call, Depends(call)]) -> dict[str, Any]:
     """The answer, once it is there; before, nothing but that it is not: no `choices` at all."""
     key_id = call.identity.key_id

@@ -8,24 +8,30 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
+from openglm.serve.bigmodel.answers import V4ChatCompletion, V4ChatCompletionChunk
+from openglm.serve.bigmodel.code import complete
 from openglm.serve.bigmodel.objects import V4Completion
 from openglm.serve.bigmodel.requests import V4ChatRequest
 from openglm.serve.chat_call import ChatAnswer, answer
+from openglm.serve.document import answers
 from openglm.serve.errors import as_serve_error, bigmodel_body
-from openglm.serve.openai.requests import ignored
 from openglm.serve.service import Call, Errand, call
 from openglm.serve.wire import DONE, event, new_id
 
 router = APIRouter()
 
 
-@router.post("/chat/completions", response_model=None)
+@router.post(
+    "/chat/completions",
+    response_model=None,
+    responses=answers(V4ChatCompletion, V4ChatCompletionChunk),
+)
 async def chat_completions(body: V4ChatRequest, call: Annotated[Call, Depends(call)]) -> Response:
     """Answers a conversation."""
     written, found = await begin(body, call)
     if body.stream:
-        return call.stream(_events(found, written), ignored(body))
-    return await call.whole(written.collect(found), ignored(body))
+        return call.stream(_events(found, written), body.unused)
+    return await call.whole(written.collect(found), body.unused)
 
 
 async def begin(body: V4ChatRequest, errand: Errand) -> tuple[V4Completion, ChatAnswer]:
@@ -33,7 +39,10 @@ async def begin(body: V4ChatRequest, errand: Errand) -> tuple[V4Completion, Chat
     hosted = errand.models.find(body.model)
     asked = body.call(errand.place)
     async with errand.entering(asked.sampling.get("max_tokens"), body.n or 1):
-        found = await answer(hosted, asked)
+        if body.extra is None:
+            found = await answer(hosted, asked)
+        else:
+            found = await complete(hosted, body.extra, asked)
     errand.measure(found.writing, hosted.name)
     name = body.request_id or new_id("req-")
     return V4Completion(body.model, body.copies, request_id=name, used=found.usage), found

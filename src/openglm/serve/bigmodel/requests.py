@@ -5,55 +5,88 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool
+from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema, field_validator
 
-from openglm.serve.bounds import MOST_TOOLS
+from openglm.serve.bigmodel.code import Extra
+from openglm.serve.bounds import MOST_MESSAGES, MOST_TOOLS
 from openglm.serve.chat_call import ChatCall
 from openglm.serve.errors import ServeError
-from openglm.serve.openai.requests import ChatRequest, Function, Wire
+from openglm.serve.openai.requests import AnyMessage, ChatRequest, Function, Wire, ignored
 from openglm.serve.runner import Place
+
+LONGEST_NAME = 128
 
 
 def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) else value
 
 
-Text = Annotated[str, BeforeValidator(_as_text)]
+Name = Annotated[
+    str,
+    Field(max_length=LONGEST_NAME),
+    BeforeValidator(_as_text),
+    WithJsonSchema({"anyOf": [{"type": "string", "maxLength": LONGEST_NAME}, {"type": "number"}]}),
+]
 """The official tests send numbers as request ids."""
 
 
-class Tool(Wire):
+class WebSearch(Wire):
+    """`web_search` of a tool."""
+
+    enable: StrictBool | None = None
+
+
+class V4Tool(Wire):
     """A tool; only functions can be called here."""
 
     type: Literal["function", "retrieval", "web_search"] = "function"
     function: Function | None = None
+    web_search: WebSearch | None = None
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it is a search that is switched off."""
+        return self.web_search is not None and self.web_search.enable is False
 
 
 class Meta(Wire):
     """Who is who in a role play (CharGLM)."""
 
-    user_info: str = ""
-    bot_info: str = ""
-    bot_name: str = ""
-    user_name: str = ""
+    user_info: str | None = None
+    bot_info: str | None = None
+    bot_name: str | None = None
+    user_name: str | None = None
 
     def text(self) -> str:
         """The same in words, for models that were not trained on it."""
         return (
-            f"你要扮演{self.bot_name}。{self.bot_info}\n"
-            f"与你对话的是{self.user_name}。{self.user_info}"
+            f"你要扮演{self.bot_name or ''}。{self.bot_info or ''}\n"
+            f"与你对话的是{self.user_name or ''}。{self.user_info or ''}"
         )
 
 
 class V4ChatRequest(ChatRequest):
     """POST /api/paas/v4/chat/completions."""
 
-    request_id: Annotated[Text, Field(min_length=1, max_length=128)] | None = None
-    user_id: Annotated[Text, Field(max_length=128)] | None = None
+    messages: Annotated[list[AnyMessage], Field(max_length=MOST_MESSAGES)]
+    request_id: Name | None = None
+    user_id: Name | None = None
     do_sample: StrictBool | None = None
-    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None  # type: ignore[assignment]
+    tools: Annotated[list[V4Tool], Field(max_length=MOST_TOOLS)] | None = None  # type: ignore[assignment]
     meta: Meta | None = None
-    extra: dict[str, Any] | None = None
+    extra: Extra | None = None
+
+    @field_validator("tools")
+    @classmethod
+    def _switched_on(cls, tools: list[V4Tool] | None) -> list[V4Tool] | None:
+        """What is switched off asks for nothing."""
+        return tools and [tool for tool in tools if not tool.is_off]
+
+    @property
+    def unused(self) -> list[str]:
+        """Names of fields that were given and do nothing: `extra` asks for code, nobody talks."""
+        names = ("messages", "meta") if self.extra is not None else ()
+        return sorted([*ignored(self), *(name for name in names if getattr(self, name))])
 
     def sampling(self) -> dict[str, Any]:
         """As in /v1; without `do_sample` the likeliest tokens are taken, whatever else is set."""
@@ -62,6 +95,8 @@ class V4ChatRequest(ChatRequest):
 
     def call(self, place: Place) -> ChatCall:
         """What is asked for."""
+        if not self.messages and self.extra is None:
+            raise ServeError("invalid_field", "messages: there must be one at least", "messages")
         for tool in self.tools or ():
             if tool.type != "function":
                 raise ServeError(
@@ -69,8 +104,6 @@ class V4ChatRequest(ChatRequest):
                 )
             if tool.function is None:
                 raise ServeError("missing_field", "a tool has no function", "tools")
-        if self.extra is not None:
-            raise ServeError("unsupported", "extra: no code model is served here", "extra")
         call = super().call(place)
         if self.meta is None:
             return call
