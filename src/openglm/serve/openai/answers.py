@@ -21,7 +21,7 @@ class UsageObject(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: NotRequired[PromptDetails]
+    prompt_tokens_details: PromptDetails
 
 
 class TopLogprob(TypedDict):
