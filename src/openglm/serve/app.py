@@ -33,13 +33,13 @@ from openglm.serve.errors import (
 )
 from openglm.serve.files import Files
 from openglm.serve.guard import Guard
-from openglm.serve.hosted import Hosted, Models
 from openglm.serve.identity import AuthenticationFailed
 from openglm.serve.jobs import Jobs
 from openglm.serve.keys import KeyStore
+from openglm.serve.known import Known
 from openglm.serve.limits import Limits
 from openglm.serve.metrics import Metrics
-from openglm.serve.runner import EngineRunner
+from openglm.serve.models import Models
 from openglm.serve.service import Service
 from openglm.serve.settings import ServeSettings
 from openglm.serve.worker import Worker
@@ -57,7 +57,7 @@ KINDS: dict[int, Kind] = {
 
 
 def create_app(
-    models: Mapping[str, LanguageModel],
+    models: Mapping[str, LanguageModel | Known],
     database: Database,
     keys: KeyStore,
     settings: ServeSettings | None = None,
@@ -65,21 +65,22 @@ def create_app(
     """The server of these models.
 
     Args:
-        models: by the name that clients use, the default first.
+        models: by the name that clients use, the default first; or how to have them.
         database: counts what keys use.
         keys: who may call it.
         settings: how it is served.
     """
     chosen = settings or ServeSettings()
+    known = {
+        name: one if isinstance(one, Known) else _in_memory(name, one, chosen)
+        for name, one in models.items()
+    }
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncGenerator[None, None]:
-        hosted = {}
-        for name, model in models.items():
-            engine = model.engine(**chosen.engine)
-            hosted[name] = Hosted(name, model, EngineRunner(engine))
+        served = Models(known, chosen.aliases)
+        await served.start()
         limits = Limits(database, chosen.limits)
-        served = Models(hosted, chosen.aliases)
         files, jobs = Files(database, chosen.files), Jobs(database)
         await asyncio.to_thread(files.sweep)
         worker = Worker(jobs)
@@ -111,6 +112,11 @@ def create_app(
         app.add_exception_handler(kind, _answer)
     check_routes(app.routes)
     return Guard(Locked(app, keys, _refuse_stranger), chosen.guard, _refuse)
+
+
+def _in_memory(name: str, model: LanguageModel, settings: ServeSettings) -> Known:
+    """A model that somebody else loaded, and keeps."""
+    return Known(name=name, read=lambda: model, engine=settings.engine)
 
 
 def error_response(path: str, error: ServeError) -> Response:

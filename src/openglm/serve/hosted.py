@@ -1,4 +1,4 @@
-"""Models that are being served, by name."""
+"""`Hosted`: a model with its engine, and the calls that it is in the middle of."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from typing import Any
 from openglm.chat import Message, has_format
 from openglm.chat.streaming import WITH_PARTS
 from openglm.engine.conventions import convention
-from openglm.engine.engine import Statistics
 from openglm.engine.prompt import CANONICAL_MASK
-from openglm.errors import ContextOverflow, suggest
+from openglm.errors import ContextOverflow
 from openglm.language_model import LanguageModel
-from openglm.serve.errors import UnknownModel
 from openglm.serve.runner import EngineRunner, Place
 from openglm.serve.writing import Writing
 from openglm.transcript import Transcriber
@@ -35,6 +33,9 @@ class Hosted:
         model: the model.
         runner: of its engine.
         created: seconds since 1970 at which it was loaded.
+
+    Attributes:
+        num_calls: that are in work.
     """
 
     name: str
@@ -42,9 +43,27 @@ class Hosted:
     runner: EngineRunner
     created: int = field(default_factory=lambda: int(time.time()))
     transcriber: Transcriber = field(init=False)
+    num_calls: int = field(default=0, init=False)
+    _idle: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def __post_init__(self) -> None:
         self.transcriber = Transcriber(self.model.tokenizer)
+        self._idle.set()
+
+    def enter(self) -> None:
+        """Begins a call: the model stays until as many calls have left."""
+        self.num_calls += 1
+        self._idle.clear()
+
+    def leave(self) -> None:
+        """Ends a call."""
+        self.num_calls -= 1
+        if not self.num_calls:
+            self._idle.set()
+
+    async def until_idle(self) -> None:
+        """Waits until no call is in work."""
+        await self._idle.wait()
 
     @property
     def kind(self) -> str:
@@ -135,32 +154,3 @@ def _texts(asked: str | list[Message]) -> Iterator[str]:
         yield from (message.content, message.metadata)
         if message.tools is not None:
             yield json.dumps(message.tools)
-
-
-class Models:
-    """All models that are served.
-
-    Args:
-        hosted: by name, the default first.
-        aliases: further name -> name.
-    """
-
-    def __init__(self, hosted: Mapping[str, Hosted], aliases: Mapping[str, str]) -> None:
-        self.hosted = dict(hosted)
-        self.aliases = dict(aliases)
-
-    def find(self, name: str) -> Hosted:
-        """The model of a name or alias; `UnknownModel` if there is none."""
-        found = self.hosted.get(self.aliases.get(name, name))
-        if found is None:
-            known = [*self.hosted, *self.aliases]
-            raise UnknownModel(f"there is no model {name!r} here", hint=suggest(name, known))
-        return found
-
-    def statistics(self) -> dict[str, Statistics]:
-        """What each engine counts."""
-        return {name: one.runner.engine.statistics for name, one in self.hosted.items()}
-
-    async def close(self) -> None:
-        """Ends all engines."""
-        await asyncio.gather(*(hosted.runner.close() for hosted in self.hosted.values()))

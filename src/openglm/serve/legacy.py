@@ -67,8 +67,8 @@ async def _chat(body: LegacyRequest, call: Call) -> dict[str, Any]:
     messages.append({"role": "user", "content": body.prompt})
     sampling = body.settings(CHAT)
     length = sampling.pop("max_length")
-    hosted = next(iter(call.models.hosted.values()))
-    async with call.entering(length):
+    hosted = call.models.default
+    async with call.entering(length, of=hosted):
         asked = ChatCall(messages=messages, sampling=sampling, place=call.place)
         found = await answer(hosted, asked)
         found.writing.shorten(length)
@@ -82,10 +82,10 @@ async def _chat(body: LegacyRequest, call: Call) -> dict[str, Any]:
 
 
 async def _code(body: LegacyRequest, call: Call) -> dict[str, Any]:
-    hosted = next(iter(call.models.hosted.values()))
+    hosted = call.models.default
     sampling = body.settings(CODE)
     length = sampling.pop("max_length")
-    async with call.entering(length):
+    async with call.entering(length, of=hosted):
         writing = await hosted.prepare([body.prompt], "generate", sampling, place=call.place)
         writing.shorten(length)
     call.measure(writing, hosted.name)

@@ -13,11 +13,12 @@ from fastapi.responses import JSONResponse
 
 from openglm.serve.access import require_key
 from openglm.serve.files import Files
-from openglm.serve.hosted import Models
+from openglm.serve.hosted import Hosted
 from openglm.serve.identity import Identity
 from openglm.serve.jobs import Jobs
 from openglm.serve.limits import Admission, Limits
 from openglm.serve.metrics import Metrics, Stopwatch
+from openglm.serve.models import Models
 from openglm.serve.runner import Place
 from openglm.serve.wire import EventResponse, while_connected
 from openglm.serve.worker import Worker
@@ -64,12 +65,14 @@ class Errand:
 
     Attributes:
         admission: once there is a place for it.
+        hosted: the model that it keeps from being unloaded.
     """
 
     service: Service
     identity: Identity
     place: Place
     admission: Admission | None = None
+    hosted: Hosted | None = None
 
     @property
     def models(self) -> Models:
@@ -78,29 +81,37 @@ class Errand:
 
     @asynccontextmanager
     async def entering(
-        self, max_tokens: int | None, completions: int = 1
+        self, max_tokens: int | None, completions: int = 1, *, of: Hosted | None = None
     ) -> AsyncGenerator[None, None]:
         """Takes a place among the calls of this key; if the block fails, it is free again.
 
         Args:
             max_tokens: of each completion; None if there is no bound.
             completions: how many.
+            of: the model that is asked; it stays loaded until this leaves. Nothing is awaited
+                between finding it and this call, or it may be gone.
 
         Raises:
             LimitReached: there is none.
         """
         tokens = (max_tokens or USUAL_TOKENS) * completions
-        self.admission = await self._admit(tokens)
+        if of is not None:
+            of.enter()
+            self.hosted = of
         try:
+            self.admission = await self._admit(tokens)
             yield
         except BaseException:
             self.leave()
             raise
 
     def leave(self) -> None:
-        """Gives the place back."""
+        """Gives the place back; again, it does nothing."""
         if self.admission is not None:
             self.admission.close()
+        if self.hosted is not None:
+            self.hosted.leave()
+            self.hosted = None
 
     def measure(self, writing: Writing, model: str) -> None:
         """Times what is written, and counts it towards what this key may use."""

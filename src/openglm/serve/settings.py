@@ -17,7 +17,7 @@ class ServeSettings:
 
     Args:
         aliases: further names of models -> names.
-        engine: settings of each engine; see `Engine`.
+        engine: settings of the engines of models that come without; see `Engine`.
         limits: of keys that have none of their own, and of all together.
         files: where they are kept, and how many.
         guard: what requests must be like.

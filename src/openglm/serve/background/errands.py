@@ -15,6 +15,7 @@ from openglm.serve.bigmodel import chat as bigmodel_chat
 from openglm.serve.bigmodel.requests import V4ChatRequest
 from openglm.serve.errors import ServeError, as_serve_error, invalid_body, say
 from openglm.serve.identity import Identity
+from openglm.serve.known import NotLoaded
 from openglm.serve.openai import chat, completions
 from openglm.serve.openai.requests import ChatRequest, CompletionRequest, Sampled
 from openglm.serve.runner import EngineFailed, Place
@@ -96,7 +97,7 @@ async def run(
         body: as the client wrote it.
 
     Raises:
-        EngineFailed: the answer is still to be had, from an engine that works.
+        EngineFailed: the answer is still to be had, from an engine that works and is loaded.
     """
     deadline = time.monotonic() + REQUEST_SECONDS
     place = Place(tenant=identity.key_id, deadline=deadline, priority=PRIORITY)
@@ -105,6 +106,8 @@ async def run(
         return 200, await endpoint.answer(read(endpoint, body), errand)
     except EngineFailed:
         raise
+    except NotLoaded as error:  # an admin may load it again
+        raise EngineFailed(error.message) from error
     except Exception as error:
         found = as_serve_error(error)
         if found.kind == "internal":

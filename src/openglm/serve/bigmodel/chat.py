@@ -38,7 +38,7 @@ async def begin(body: V4ChatRequest, errand: Errand) -> tuple[V4Completion, Chat
     """See `openai.chat.begin`."""
     hosted = errand.models.find(body.model)
     asked = body.call(errand.place)
-    async with errand.entering(asked.sampling.get("max_tokens"), body.n or 1):
+    async with errand.entering(asked.sampling.get("max_tokens"), body.n or 1, of=hosted):
         if body.extra is None:
             found = await answer(hosted, asked)
         else:

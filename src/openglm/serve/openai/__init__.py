@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from openglm.serve.openai import chat, completions, files, fill, models
+from openglm.serve.openai import chat, completions, files, fill, loading, models
 
 router = APIRouter()
-for part in (chat, completions, fill, models, files):
+for part in (chat, completions, fill, models, loading, files):
     router.include_router(part.router)

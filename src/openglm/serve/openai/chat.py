@@ -41,7 +41,7 @@ async def begin(body: ChatRequest, errand: Errand) -> tuple[Completion, ChatAnsw
     """
     hosted = errand.models.find(body.model)
     asked = body.call(errand.place)
-    async with errand.entering(asked.sampling.get("max_tokens"), body.n or 1):
+    async with errand.entering(asked.sampling.get("max_tokens"), body.n or 1, of=hosted):
         found = await answer(hosted, asked)
     errand.measure(found.writing, hosted.name)
     return Completion(body.model, body.copies), found

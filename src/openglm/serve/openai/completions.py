@@ -44,7 +44,7 @@ async def begin(body: CompletionRequest, errand: Errand) -> Texts:
     """
     hosted = errand.models.find(body.model)
     count = len(body.prompts) * (body.best_of or body.n or 1)
-    async with errand.entering(body.sampling()["max_tokens"], count):
+    async with errand.entering(body.sampling()["max_tokens"], count, of=hosted):
         texts = Texts(body, await _prepare(hosted, body, errand.place))
     errand.measure(texts.writing, hosted.name)
     return texts

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from fastapi import APIRouter, Depends
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from openglm.serve.hosted import Hosted
+from openglm.serve.known import Known, State
 from openglm.serve.openai.requests import Wire
 from openglm.serve.service import Call, call
 
@@ -31,15 +31,19 @@ class DetokenizeRequest(Wire):
 
 
 class ModelObject(TypedDict):
-    """A model as OpenAI's clients read it, and what it can do; an alias has another `root`."""
+    """A model as OpenAI's clients read it, and what it can do if it is loaded.
+
+    An alias has another `root`.
+    """
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     root: str
-    max_model_len: int
-    capabilities: list[str]
+    status: State
+    max_model_len: NotRequired[int]
+    capabilities: NotRequired[list[str]]
 
 
 class ModelList(TypedDict):
@@ -64,12 +68,15 @@ class Text(TypedDict):
 
 
 @router.get("/models")
-async def list_models(call: Annotated[Call, Depends(call)]) -> ModelList:
-    """All models, then their aliases."""
+async def list_models(
+    call: Annotated[Call, Depends(call)], status: Literal["loaded", "any"] = "loaded"
+) -> ModelList:
+    """Models that answer, then their aliases; those that are not loaded, if `status` is "any"."""
     models = call.models
-    found = [_model(hosted, name) for name, hosted in models.hosted.items()]
-    found += [_model(models.find(alias), alias) for alias in models.aliases]
-    return {"object": "list", "data": found}
+    names = [*models.known, *models.aliases]
+    every = [(models.look_up(name), name) for name in names]
+    shown = [pair for pair in every if status == "any" or pair[0].state == "loaded"]
+    return {"object": "list", "data": [model_object(*pair) for pair in shown]}
 
 
 @router.get("/models/{name:path}")
@@ -77,8 +84,8 @@ async def get_model(
     name: str,
     call: Annotated[Call, Depends(call)],
 ) -> ModelObject:
-    """One model."""
-    return _model(call.models.find(name), name)
+    """One model, loaded or not."""
+    return model_object(call.models.look_up(name), name)
 
 
 @router.post("/tokenize")
@@ -103,14 +110,20 @@ async def detokenize(
     return {"text": await asyncio.to_thread(hosted.model.tokenizer.decode, body.tokens)}
 
 
-def _model(hosted: Hosted, name: str) -> ModelObject:
-    tasks = {"chat": hosted.can_chat, "tools": hosted.can_call_tools, "fill": hosted.can_fill}
-    return {
+def model_object(known: Known, name: str) -> ModelObject:
+    """A model as OpenAI's clients read it, where it stands, and what it can do if it is loaded."""
+    hosted = known.hosted
+    found: ModelObject = {
         "id": name,
         "object": "model",
-        "created": hosted.created,
+        "created": known.created if hosted is None else hosted.created,
         "owned_by": "openglm",
-        "root": hosted.name,
-        "max_model_len": hosted.context_length,
-        "capabilities": ["generate", *(task for task, can in tasks.items() if can)],
+        "root": known.name,
+        "status": known.state,
     }
+    if hosted is None:
+        return found
+    tasks = {"chat": hosted.can_chat, "tools": hosted.can_call_tools, "fill": hosted.can_fill}
+    found["max_model_len"] = hosted.context_length
+    found["capabilities"] = ["generate", *(task for task, can in tasks.items() if can)]
+    return found
