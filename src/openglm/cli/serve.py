@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +14,29 @@ from openglm.cli.language import say
 from openglm.errors import UsageError
 
 if TYPE_CHECKING:
+    from openglm.serve.config_file import ServeFile
     from openglm.serve.keys import KeyStore
 
-GIB = 1 << 30
+SERVER_FLAGS = {
+    "host": "host",
+    "port": "port",
+    "public_name": "public_names",
+    "origin": "origins",
+    "drain_seconds": "drain_seconds",
+    "legacy": "legacy",
+    "database": "database",
+}
+"""Flag -> key of `[server]` that it stands for, or replaces."""
+MODEL_FLAGS = {
+    "dtype": "dtype",
+    "device": "device",
+    "memory": "memory_gib",
+    "kv_dtype": "kv_dtype",
+    "max_drafts": "max_drafts",
+}
+"""Likewise of each of the `[[models]]`."""
+ONE_MODEL = {"model": "source", "name": "name", "alias": "aliases", "tokenizer": "tokenizer"}
+"""Likewise, of a model that no file names."""
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +51,7 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="[MODEL]")] = "mini",
     host: Annotated[str, typer.Option(help=say("Address.", "监听地址。"))] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help=say("Port.", "端口。"))] = 8000,
@@ -70,10 +92,18 @@ def serve(
         typer.Option("--legacy", help=say("POST / as ChatGLM's api.py.", "兼容旧版 api.py 接口。")),
     ] = False,
     database: DatabaseUrl = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=say("Like serve.toml.", "配置文件，如 serve.toml。")),
+    ] = None,
 ) -> None:
-    """Loads the model and answers until Ctrl-C; the first time it makes a key and shows it."""
+    """Loads models and answers until Ctrl-C; the first time it makes a key and shows it.
+
+    What is given here goes before what the file says, for all models that it names.
+    """
     try:
         from openglm.serve.app import create_app
+        from openglm.serve.config_file import ServeFile, read_serve_file
         from openglm.serve.database import Database
         from openglm.serve.guard import GuardSettings
         from openglm.serve.keys import KeyStore
@@ -85,30 +115,66 @@ def serve(
             f"serving needs packages that are not installed: {error}",
             hint="pip install 'openglm[serve]'",
         ) from error
-    from openglm.loading import load
-
-    loaded = load(model, dtype=dtype, device=device, tokenizer=tokenizer)
-    served = name or Path(model).name
-    engine: dict[str, Any] = {"memory_bytes": int(memory * GIB), "kv_dtype": kv_dtype}
+    found = ServeFile() if config is None else read_serve_file(config)
+    chosen = _with_flags(found, _given(context))
+    server = chosen.server
     settings = ServeSettings(
-        aliases=dict.fromkeys(alias or [], served),
-        engine=engine | {"max_drafts": max_drafts},
-        legacy=legacy,
-        guard=GuardSettings(KnownNames(tuple(public_name or ()), tuple(origin or ()))),
+        aliases=chosen.aliases,
+        limits=chosen.limits,
+        legacy=server.legacy,
+        guard=GuardSettings(KnownNames(server.public_names, server.origins)),
     )
-    state = Database(database)
+    known = {one.name: one for one in (model.known() for model in chosen.models)}
+    for one in known.values():
+        if one.loads_at_start:
+            one.prepare()
+    state = Database(server.database)
     keys = KeyStore(state)
-    app = create_app({served: loaded}, state, keys, settings)
-    _greet(served, host, port, keys)
-    Server(app, host, port, drain_seconds).run()
+    app = create_app(known, state, keys, settings)
+    _greet(", ".join(known), server.host, server.port, keys)
+    Server(app, server.host, server.port, server.drain_seconds).run()
 
 
-def _greet(model: str, host: str, port: int, keys: KeyStore) -> None:
+def _given(context: typer.Context) -> dict[str, Any]:
+    """What was written on the command line, defaults left out."""
+    every = context.params.items()
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {n: value for n, value in every if getattr(sources[n], "name", "") == "COMMANDLINE"}
+
+
+def _with_flags(file: ServeFile, given: dict[str, Any]) -> ServeFile:
+    """A configuration, changed as the command line says.
+
+    Raises:
+        UsageError: the command line names a model, and so does the file.
+        ConfigError: a name stands for two models.
+    """
+    from openglm.serve.config_file import check_names
+    from openglm.serve.model_table import ModelTable
+
+    server = {key: given[flag] for flag, key in SERVER_FLAGS.items() if flag in given}
+    of_all = {key: given[flag] for flag, key in MODEL_FLAGS.items() if flag in given}
+    of_one = {key: given[flag] for flag, key in ONE_MODEL.items() if flag in given}
+    if of_one and file.models:
+        named = ", ".join(f"{key}={value!r}" for key, value in of_one.items())
+        raise UsageError(
+            f"{named}: which models are served is said by the [[models]] of the file already",
+            hint="write it there, or leave [[models]] out of the file",
+        )
+    models = [dataclasses.replace(model, **of_all) for model in file.models]
+    models = models or [ModelTable(**({"source": "mini"} | of_one | of_all))]
+    check_names(models)
+    return dataclasses.replace(
+        file, server=dataclasses.replace(file.server, **server), models=models
+    )
+
+
+def _greet(models: str, host: str, port: int, keys: KeyStore) -> None:
     """Says where the server is, and the first key, once."""
     from openglm.cli.output import console
 
     address = f"http://{host}:{port}"
-    console.print(f"{model}: {address}/v1 (OpenAI), {address}/api/paas/v4 (BigModel)")
+    console.print(f"{models}: {address}/v1 (OpenAI), {address}/api/paas/v4 (BigModel)")
     if keys.list_keys():
         console.print(say("keys: glm keys list", "密钥：glm keys list"))
         return
