@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from openglm.model import Transformer
 from openglm.serve.app import create_app
 from openglm.serve.database import Database
 from openglm.serve.files import FileSettings
+from openglm.serve.identity import Role
 from openglm.serve.keys import KeyStore
+from openglm.serve.known import Known
 from openglm.serve.settings import ServeSettings
 from openglm.tokenizers import Tokenizer
 
@@ -95,11 +97,12 @@ def scripted(
 
 @contextmanager
 def serving(
-    models: dict[str, LanguageModel],
+    models: Mapping[str, LanguageModel | Known],
     requests_per_minute: int = 10**6,
     concurrency: int = 10**3,
     around: Callable[[ASGIApp, str], ASGIApp] = lambda app, key: app,
     with_keys: Callable[[KeyStore], object] = lambda keys: None,
+    role: Role = "user",
     **settings: Any,
 ) -> Iterator[tuple[str, str]]:
     """A server on loopback; its address, and a key with these limits.
@@ -110,7 +113,9 @@ def serving(
     with tempfile.TemporaryDirectory() as folder:
         database = Database(f"sqlite:///{folder}/serve.db")
         keys = KeyStore(database, Path(folder) / "serve.key")
-        key = keys.create("test", requests_per_minute=requests_per_minute, concurrency=concurrency)
+        key = keys.create(
+            "test", role, requests_per_minute=requests_per_minute, concurrency=concurrency
+        )
         with_keys(keys)
         settings.setdefault("files", FileSettings(Path(folder) / "files"))
         app = around(create_app(models, database, keys, ServeSettings(**settings)), key)

@@ -111,6 +111,7 @@ FLAGS = {
         "--drain-seconds",
         "--legacy",
         "--database",
+        "--config",
     },
     "keys": set(),
     "keys create": {

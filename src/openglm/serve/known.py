@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from openglm.language_model import LanguageModel
+from openglm.log import logger
 from openglm.serve.errors import ServeError
 from openglm.serve.hosted import Hosted
 
@@ -57,7 +58,14 @@ class Known:
     _in_advance: LanguageModel | None = field(default=None, init=False)
 
     def prepare(self) -> None:
-        """Reads the model before there is a server, so that who starts it sees what is wrong."""
+        """Reads the model before there is a server, so that who starts it sees what is wrong.
+
+        An estimate that it does not fit is only a warning here: nobody else is disturbed yet.
+        """
+        try:
+            self.check()
+        except ServeError as error:
+            logger.warning("%s", error)
         self._in_advance = self.read()
 
     def take(self) -> LanguageModel:

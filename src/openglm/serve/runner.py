@@ -67,7 +67,8 @@ class EngineRunner:
             EngineFailed: the engine cannot go on.
             Exception: what a rule of this request raised.
         """
-        self._check()
+        if self.failure is not None or self._is_closing:
+            raise self._end() from self.failure
         request = self.engine.add(
             *asked, priority=place.priority, tenant=place.tenant, deadline=place.deadline
         )
@@ -101,17 +102,18 @@ class EngineRunner:
         while True:
             event = await queue.get()
             if event is None:
-                self._check()
-                raise EngineFailed("the model was unloaded before the answer was finished")
+                raise self._end() from self.failure
             yield event.step
             if event.is_last:
                 if request.error is not None:
                     raise request.error
                 return
 
-    def _check(self) -> None:
+    def _end(self) -> EngineFailed:
+        """Why no request can go on."""
         if self.failure is not None:
-            raise EngineFailed(f"the engine stopped: {self.failure}") from self.failure
+            return EngineFailed(f"the engine stopped: {self.failure}")
+        return EngineFailed("the model was unloaded before the answer was finished")
 
     def _run(self) -> None:
         try:
