@@ -93,6 +93,7 @@ BAD = [
     (MINI + "aliases = 'a'", ["models[0].aliases", "list"]),
     (MINI + "aliases = ['']", ["models[0]", "''"]),
     (MINI + 'name = "a\\tb"', ["models[0]", "printable"]),
+    (MINI + "name = ''", ["models[0]", "''"]),
     (MINI + "name = ' a'", ["models[0]", "' a'"]),
     (MINI + MINI, ["models[1]", "'mini'", "models[0]"]),
     (MINI + MINI + "name = 'b'\naliases = ['mini']", ["models[1]", "'mini'", "models[0]"]),

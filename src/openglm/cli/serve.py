@@ -147,9 +147,7 @@ def _with_flags(file: ServeFile, given: dict[str, Any]) -> ServeFile:
 
     Raises:
         UsageError: the command line names a model, and so does the file.
-        ConfigError: a name stands for two models.
     """
-    from openglm.serve.config_file import check_names
     from openglm.serve.model_table import ModelTable
 
     server = {key: given[flag] for flag, key in SERVER_FLAGS.items() if flag in given}
@@ -163,7 +161,6 @@ def _with_flags(file: ServeFile, given: dict[str, Any]) -> ServeFile:
         )
     models = [dataclasses.replace(model, **of_all) for model in file.models]
     models = models or [ModelTable(**({"source": "mini"} | of_one | of_all))]
-    check_names(models)
     return dataclasses.replace(
         file, server=dataclasses.replace(file.server, **server), models=models
     )

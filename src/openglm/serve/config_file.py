@@ -98,21 +98,18 @@ def read_serve_file(path: Path) -> ServeFile:
     folder = path.resolve().parent
     with at(str(path)):
         found = parse(ServeFile, values)
-        places = [f"models[{index}]" for index in range(len(found.models))]
-        _check_bounds("server", found.server)
+        server = _settled(found.server, folder)
         _check_bounds("limits", found.limits)
-        for place, model in zip(places, found.models, strict=True):
+        models = []
+        for index, model in enumerate(found.models):
+            place = f"models[{index}]"
             _check_bounds(place, model)
-        _check_server(found.server)
-        pairs = zip(places, found.models, strict=True)
-        models = [model.settled(folder, place) for place, model in pairs]
-        check_names(models)
-        database = _database(found.server.database, folder)
-        server = dataclasses.replace(found.server, database=database)
+            models.append(model.settled(folder, place))
+        _check_names(models)
         return dataclasses.replace(found, server=server, models=models)
 
 
-def check_names(models: list[ModelTable]) -> None:
+def _check_names(models: list[ModelTable]) -> None:
     """Checks that each name means one model; `ConfigError` if not."""
     owners: dict[str, int] = {}
     for index, model in enumerate(models):
@@ -137,13 +134,16 @@ def _check_bounds(place: str, table: Any) -> None:
             raise ConfigError(f"{place}.{one.name}={value} must be from {least:,} to {most:,}")
 
 
-def _check_server(server: ServerTable) -> None:
+def _settled(server: ServerTable, folder: Path) -> ServerTable:
+    """The same, checked, with an absolute path of its database."""
+    _check_bounds("server", server)
     if not server.host.strip():
         raise ConfigError("server.host='' must be an address", hint="127.0.0.1, 0.0.0.0, ::1 ...")
     with at("server.public_names"):
         KnownNames(server.public_names)
     with at("server.origins"):
         KnownNames((), server.origins)
+    return dataclasses.replace(server, database=_database(server.database, folder))
 
 
 def _database(url: str | None, folder: Path) -> str | None:

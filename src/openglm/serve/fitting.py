@@ -21,6 +21,9 @@ its own for the others."""
 def check_fits(name: str, source: str, dtype: str, device: str, cache_bytes: int) -> None:
     """Checks that there is room for a model.
 
+    What is free is what the system says. It counts memory once it is written to, so that of a cache
+    which another model has not filled yet is free, too.
+
     Args:
         name: of the model, for the message.
         source: see `openglm.load`, as the next two.

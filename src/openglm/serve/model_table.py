@@ -55,7 +55,7 @@ class ModelTable:
     @property
     def served_name(self) -> str:
         """What clients ask for."""
-        return self.name or Path(self.source).name
+        return Path(self.source).name if self.name is None else self.name
 
     def known(self) -> Known:
         """The model as a server knows it."""
