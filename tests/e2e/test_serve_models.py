@@ -71,8 +71,7 @@ def names(client: httpx2.Client, **query: str) -> list[str]:
 
 
 def test_two_models_answer_at_the_same_time() -> None:
-    """Two engines that compute side by side disturb each other's numbers, or one waits for all of
-    the other's work."""
+    """Engines side by side disturb each other's numbers, or one waits for the other's last word."""
     models = {name: openglm.load("mini", device="cpu", dtype=name) for name in ("float32", "int8")}
     prompts = ["The river", "从前有一个", "Once upon a time", "The king said"]
     expected = {

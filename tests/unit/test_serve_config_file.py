@@ -126,9 +126,7 @@ def test_a_whole_file(file: Path) -> None:
             legacy=True,
             database=f"sqlite:///{folder}/state/serve.db",
         ),
-        limits=LimitSettings(
-            requests_per_minute=7, concurrency=2, tokens_per_day=1000, queue=3
-        ),
+        limits=LimitSettings(requests_per_minute=7, concurrency=2, tokens_per_day=1000, queue=3),
         models=[
             ModelTable(
                 source=str(folder / "weights/tiny"),

@@ -1,4 +1,4 @@
-"""Models that come and go: who is answered meanwhile, what is refused, and that memory comes back."""
+"""Models come and go: who is answered meanwhile, what is refused, and that memory comes back."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_time_is_shared_not_steps() -> None:
     """A small model beside a large one is slowed down to the pace of the large one."""
     order = _alternate([("large", 8 * TICK, 20), ("small", TICK, 160)])
     places = [index for index, name in enumerate(order) if name == "large"]
-    gaps = [later - earlier for earlier, later in zip(places, places[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(places)]
     assert set(gaps) == {9}, gaps
 
 
@@ -82,10 +83,19 @@ def test_nobody_is_waited_for_that_has_no_work() -> None:
     for _ in range(100):
         with turns.turn("busy"):
             clock.seconds += TICK
-    with turns.turn("idle"):
-        clock.seconds += TICK
-    with turns.turn("busy"):  # at once: the other has used a tick since it came back, and no less
-        pass
+
+    def work() -> None:
+        with turns.turn("idle"):
+            clock.seconds += TICK
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while len(turns._used) < 2:
+        time.sleep(0.001)
+    assert turns._used["idle"] == turns._used["busy"]
+    turns.leave("busy")
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_a_step_that_fails_ends_its_turn() -> None:
