@@ -105,15 +105,24 @@ class Target:
         self.is_secure = parts.scheme == "https"
         self.key, self.other_key, self.log = key, other_key, log
         self.client = httpx2.Client(base_url=self.address, timeout=SECONDS, trust_env=False)
-        self.model = model or self._first_model()
+        try:
+            self.model = model or self._first_model()
+            self.calls = self._answered()
+        except BaseException:
+            self.close()
+            raise
+
+    def _answered(self) -> dict[str, dict[str, Any]]:
+        """Calls that the model answers; raises `RequestError` if there are none."""
         bodies = {
             path: {"model": self.model, "max_tokens": 1, **body} for path, body in CALLS.items()
         }
         answers = {path: self.send("POST", path, json=body) for path, body in bodies.items()}
-        self.calls = {path: bodies[path] for path, found in answers.items() if found.status == 200}
-        if not self.calls:
+        calls = {path: bodies[path] for path, found in answers.items() if found.status == 200}
+        if not calls:
             first = next(iter(answers.values()))
             raise RequestError(f"{self.model} answers no call: {first.status} {first.text[:200]}")
+        return calls
 
     @property
     def secret(self) -> str:
