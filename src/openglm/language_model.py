@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ from openglm.engine.request import Request
 from openglm.engine.rule_book import RuleBook
 from openglm.engine.sampling import fresh_seed
 from openglm.engine.score import ScoringPrompt, score_choices, scoring_prompt
-from openglm.engine.writer import Asked, room
+from openglm.engine.writer import Asked, Writer, room
 from openglm.errors import RequestError, TokenizerError, suggest
 from openglm.model import Transformer
 from openglm.nn.cache import KVCache
@@ -44,6 +44,8 @@ from openglm.tokenizers import Tokenizer
 from openglm.transcript import Result, Transcriber, kept
 
 Messages = Sequence[Message | Mapping[str, Any]] | str
+Prompted = Messages | Sequence[int]
+"""What `request` takes: of "generate" also a text's token ids."""
 
 FILL_DEFAULTS = SamplingParams()
 """Blanks are filled greedily unless asked otherwise."""
@@ -171,14 +173,14 @@ class LanguageModel:
         return Engine(self.network, banned_ids=self._banned_ids, **settings)
 
     def request(
-        self, asked: Messages, task: str = "generate", *, opening: str = "", **sampling: Any
+        self, asked: Prompted, task: str = "generate", *, opening: str = "", **sampling: Any
     ) -> Asked:
         """What `Engine.add` takes: the prompt as this model reads it, and how to go on.
 
         Its rules remember where a text stands: each request needs some of its own.
 
         Args:
-            asked: a text; for "chat" messages, or one question.
+            asked: a text; for "generate" also its token ids; for "chat" messages, or one question.
             task: "generate", "fill" or "chat".
             opening: of "chat": how the answer begins; the model goes on from there.
             **sampling: as in the method of that name; `n` must be 1, see `requests`.
@@ -188,7 +190,7 @@ class LanguageModel:
 
     def requests(
         self,
-        asked: Messages,
+        asked: Prompted,
         task: str = "generate",
         *,
         opening: str = "",
@@ -373,7 +375,7 @@ class LanguageModel:
         return convention(self.tokenizer).sampling
 
     def _lay_out(
-        self, asked: Messages, task: str, opening: str = ""
+        self, asked: Prompted, task: str, opening: str = ""
     ) -> tuple[Prompt, SamplingParams]:
         """The prompt of a task, and its default settings."""
         if opening and task != "chat":
@@ -382,15 +384,15 @@ class LanguageModel:
             return blank_prompt(self.tokenizer, check_text(asked)), FILL_DEFAULTS
         defaults = self._generate_defaults
         if task == "generate":
-            return continuation_prompt(self.tokenizer, check_text(asked)), defaults
+            return continuation_prompt(self.tokenizer, asked), defaults
         if task == "chat":
-            ids = prompt_ids(self.tokenizer, as_messages(asked))
+            ids = prompt_ids(self.tokenizer, as_messages(cast(Messages, asked)))
             prompt = chat_prompt(self.tokenizer, ids, opening)
             return prompt, dataclasses.replace(defaults, max_tokens=CHAT_TOKENS)
         raise RequestError(f"unknown task {task!r}", hint=suggest(task, TASKS))
 
     def _settle(
-        self, asked: Messages, task: str, sampling: dict[str, Any], opening: str = ""
+        self, asked: Prompted, task: str, sampling: dict[str, Any], opening: str = ""
     ) -> tuple[Prompt, SamplingParams]:
         """The prompt of a task and its settings, with a `max_tokens` that fits."""
         prompt, defaults = self._lay_out(asked, task, opening)
@@ -415,6 +417,7 @@ class LanguageModel:
     def _result(self, request: Request) -> Result:
         """What a finished request has written."""
         writer = request.writer
+        assert isinstance(writer, Writer)
         return self._transcriber.blanks(request.steps, writer.params), writer.sampler.seed
 
     @cached_property

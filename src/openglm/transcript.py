@@ -81,11 +81,12 @@ class Transcriber:
                 yield step, text.push(step.token), text
 
     def logprob(self, step: Step) -> TokenLogprob:
-        """What is reported of a token."""
-        assert step.token is not None
+        """What is reported of a token, which may be one that ended a blank."""
+        chosen = step.end_token if step.token is None else step.token
+        assert chosen is not None
         spelt = [
             TokenLogprob(token, *self._spell(token), log_probability)
-            for token, log_probability in ((step.token, step.log_probability), *step.top)
+            for token, log_probability in ((chosen, step.log_probability), *step.top)
         ]
         return dataclasses.replace(spelt[0], top=tuple(spelt[1:]))
 

@@ -188,8 +188,10 @@ def test_public_names_of_the_engine() -> None:
             "clock",
         ],
         "add": ["prompt", "params", "rules", "ends", "priority", "tenant", "deadline"],
+        "add_reading": ["reading", "priority", "tenant", "deadline"],
         "cancel": ["request_id"],
         "check": ["asked"],
+        "check_reading": ["reading"],
         "step": [],
     }
     assert [field.name for field in dataclasses.fields(Statistics)] == [

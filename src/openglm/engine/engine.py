@@ -28,6 +28,7 @@ from openglm.engine.paged_cache import PagedCache, Part, page_bytes, pages_for
 from openglm.engine.pages import PagePool
 from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import Prompt
+from openglm.engine.reading import Reading
 from openglm.engine.request import Event, Request
 from openglm.engine.sampling import Rule
 from openglm.engine.scheduler import Chunk, Scheduler
@@ -158,28 +159,47 @@ class Engine:
                 search, several completions, a setting that lacks its rule, or a priority or
                 tenant of the wrong type.
         """
-        if type(priority) is not int or not isinstance(tenant, str):
-            raise RequestError(
-                f"priority={priority!r} must be a whole number, tenant={tenant!r} a text"
-            )
         writer, longest = self._admit(prompt, params, rules, ends)
-        place = (
-            next(self._ids),
-            writer,
-            self._drafter(longest),
-            priority,
-            tenant,
-            deadline,
-            self._num_steps,
-        )
-        request = Request(*place)
-        self._requests[request.id] = request
-        self._arrived.append(request)
-        return request
+        return self._enter(writer, self._drafter(longest), priority, tenant, deadline)
+
+    def add_reading(
+        self,
+        reading: Reading,
+        *,
+        priority: int = 0,
+        tenant: str = "",
+        deadline: float | None = None,
+    ) -> Request:
+        """Like `add`, for what is only read; it ends with "stop" when that is done."""
+        self.check_reading(reading)
+        return self._enter(reading, LookupDrafter(0), priority, tenant, deadline)
 
     def check(self, asked: Asked) -> None:
         """Raises what `add` would raise, and takes nothing in."""
         self._admit(*asked)
+
+    def check_reading(self, reading: Reading) -> None:
+        """Raises `RequestError` for what the memory could never hold."""
+        self._check_memory(len(reading.track))
+
+    def _enter(
+        self,
+        writer: Writer | Reading,
+        drafter: Drafter,
+        priority: int,
+        tenant: str,
+        deadline: float | None,
+    ) -> Request:
+        """Lets a request in that was admitted."""
+        if type(priority) is not int or not isinstance(tenant, str):
+            raise RequestError(
+                f"priority={priority!r} must be a whole number, tenant={tenant!r} a text"
+            )
+        place = (next(self._ids), writer, drafter, priority, tenant, deadline, self._num_steps)
+        request = Request(*place)
+        self._requests[request.id] = request
+        self._arrived.append(request)
+        return request
 
     def _admit(
         self, prompt: Prompt, params: SamplingParams, rules: Sequence[Rule], ends: Ends | None
@@ -197,6 +217,11 @@ class Engine:
             )
         writer = Writer(self.model.config, prompt, params, self.banned_ids, rules, ends)
         longest = most_tokens(prompt, params)
+        self._check_memory(longest)
+        return writer, longest
+
+    def _check_memory(self, longest: int) -> None:
+        """Raises `RequestError` for more tokens than fit when nobody else is here."""
         needed = pages_for(self.cache.num_prefix + longest)
         if needed > self.cache.num_pages:
             size = self.cache.page_bytes
@@ -206,7 +231,6 @@ class Engine:
                 f"{self.cache.num_pages * size:,}",
                 hint="shorten it, lower max_tokens, or give the engine more memory_bytes",
             )
-        return writer, longest
 
     def _drafter(self, num_tokens: int) -> Drafter:
         """For a request of at most `num_tokens`."""
@@ -309,10 +333,17 @@ class Engine:
             wanted += range(start - counts[-1], start)
         ids, positions, blocks = torch.cat(rows, dim=1).to(self.cache.device)[:, None]  # (1, N)
         hidden = self.model.run(ids, positions, blocks, self.cache.context(parts))
+        self._show(chunks, torch.split(hidden[0], [fed.shape[1] for fed in rows]))
         logits = self.model.logits(hidden[0, torch.tensor(wanted, dtype=torch.int64)])
         self._num_steps += 1
         self._num_tokens += start
         return list(torch.split(logits.float().cpu(), counts))
+
+    def _show(self, chunks: list[Chunk], hidden: Sequence[Tensor]) -> None:
+        """Gives readings what came out of their tokens, (T, C) for each chunk."""
+        for chunk, states in zip(chunks, hidden, strict=True):
+            if isinstance(chunk.request.writer, Reading):
+                chunk.request.writer.see(chunk.request.num_cached, states, self.model.logits)
 
     def _take(self, chunk: Chunk, logits: Tensor) -> list[Event]:
         """Chooses tokens from the logits, as long as the drafts turn out right."""
@@ -362,6 +393,7 @@ def _rows(chunk: Chunk) -> Tensor:
     rows = torch.cat(writer.track.rows(start, start + chunk.num_tokens))
     if not chunk.drafts:
         return rows
+    assert isinstance(writer, Writer), "nobody guesses what is only read"
     first = len(writer.blank) + 2  # the track ends in token len(blank) + 1 of the blank
     places = [writer.place(number) for number in range(first, first + len(chunk.drafts))]
     drafted = torch.tensor([chunk.drafts, *map(list, zip(*places, strict=True))])

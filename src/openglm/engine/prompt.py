@@ -7,6 +7,7 @@ context sees itself whole, then `sop`, one blank per pass. All later models: lef
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openglm.config import ModelConfig
@@ -110,11 +111,43 @@ def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
     return Prompt(ids, _places(ids, special), fragments, special.sop_id, how.end_ids(special))
 
 
-def continuation_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
-    """The prompt that continues `text`; blanks in it stay text."""
-    check_text(text)
+def ids_of(tokenizer: Tokenizer, asked: object) -> tuple[list[int], str]:
+    """Token ids and text of a prompt that is given as either; blanks in a text stay text.
+
+    Raises:
+        RequestError: it is neither, or has ids that are no tokens of a prompt.
+    """
+    ids = list(asked) if isinstance(asked, list | tuple) else []
+    if not ids or not all(type(token) is int for token in ids):
+        text = check_text(asked)
+        return tokenizer.encode(text), text
+    size = tokenizer.vocab_size
+    blanks = {token.id for token in tokenizer.special.mask_tokens}
+    for token in ids:
+        if not 0 <= token < size:
+            raise RequestError(
+                f"{token} is no token id of this model, which has 0 to {size - 1}",
+                hint="ids of another tokenizer are other words; send the text itself",
+            )
+        if token in blanks and convention(tokenizer).style != "causal":
+            raise RequestError(
+                f"the token ids have a blank ({token})",
+                hint="write a text with blanks, and fill it",
+            )
+    return ids, tokenizer.decode(ids, special=True)
+
+
+def ids_in_front(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    """The command tokens that belong in front of a text's ids, unless they are there already."""
+    before = convention(tokenizer).ids_before(tokenizer.special)
+    return [] if list(ids[: len(before)]) == before else before
+
+
+def continuation_prompt(tokenizer: Tokenizer, asked: object) -> Prompt:
+    """The prompt that continues a text, or its token ids; blanks in a text stay text."""
     special, how = tokenizer.special, convention(tokenizer)
-    ids = [*how.ids_before(special), *tokenizer.encode(text)]
+    ids, text = ids_of(tokenizer, asked)
+    ids = [*ids_in_front(tokenizer, ids), *ids]
     if how.style == "causal":
         return causal_prompt(ids, how.end_ids(special), text, how.beams)
     ids.append(special.gmask_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from openglm.engine.reading import Reading
 from openglm.engine.speculation import Drafter
 from openglm.engine.writer import Step, Writer
 
@@ -18,7 +19,7 @@ class Request:
 
     Args:
         id: counted from 0.
-        writer: what it feeds next.
+        writer: what it feeds next; a reading writes nothing.
         drafter: proposes tokens that may come next.
         priority: higher goes first.
         tenant: whose it is; tenants never share pages.
@@ -41,7 +42,7 @@ class Request:
     """
 
     id: int
-    writer: Writer
+    writer: Writer | Reading
     drafter: Drafter
     priority: int
     tenant: str

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from openglm.engine.paged_cache import pages_for
 from openglm.engine.pages import PagePool, page_key, root_key
+from openglm.engine.reading import Reading
 from openglm.engine.request import Request
 from openglm.kernels.paged_attention import PAGE_TOKENS
 
@@ -111,9 +112,10 @@ class Scheduler:
     def _share(self, request: Request) -> None:
         """Takes the pages that others have already filled with the same tokens.
 
-        The last token is always read: the next is chosen from what comes out behind it.
+        The last token is always read: the next is chosen from what comes out behind it. Of a
+        reading all tokens are, for the same reason.
         """
-        if not self._shares(request):
+        if not self._shares(request) or isinstance(request.writer, Reading):
             return
         for index in range((self.num_prefix + len(request.writer.track) - 1) // PAGE_TOKENS):
             key = self._key(request, index)

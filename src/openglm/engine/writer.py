@@ -14,6 +14,7 @@ blank has a track of its own, a pass. A causal model's continuation is a blank a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -58,6 +59,7 @@ class Step:
         finish_reason: "stop" or "length" at the end of a blank ("cancelled" or "deadline" where
             the request ended in it), else None.
         top: ids and log-probabilities of the likeliest tokens, if they were asked for.
+        end_token: that ended a blank, which is no part of it; None where none did.
     """
 
     blank: int
@@ -65,6 +67,7 @@ class Step:
     log_probability: float
     finish_reason: str | None = None
     top: tuple[tuple[int, float], ...] = ()
+    end_token: int | None = None
 
 
 class Track:
@@ -164,7 +167,8 @@ class Writer:
         """Goes on with a chosen token: one step, or two if the blank ends behind it."""
         token, log_probability = choice.token, choice.log_probability
         if token in self.prompt.end_ids:
-            return [self.end("stop", log_probability)]
+            end = self.end("stop", log_probability)
+            return [dataclasses.replace(end, top=choice.top, end_token=token)]
         self.blank.append(token)
         self.track.append(token, *self.place(len(self.blank) + 1))
         step = Step(self.index, token, log_probability, top=choice.top)
