@@ -12,11 +12,12 @@ from typing import Any
 from openglm.chat import Message, has_format
 from openglm.chat.streaming import WITH_PARTS
 from openglm.engine.conventions import convention
-from openglm.engine.prompt import CANONICAL_MASK
+from openglm.engine.prompt import CANONICAL_MASK, ids_of
+from openglm.engine.reading import prompt_scores
 from openglm.errors import ContextOverflow
 from openglm.language_model import LanguageModel
 from openglm.serve.runner import EngineRunner, Place
-from openglm.serve.writing import Writing
+from openglm.serve.writing import ScoredPrompt, Writing
 from openglm.transcript import Transcriber
 
 LONGEST_TOKEN_BYTES = 16
@@ -113,21 +114,26 @@ class Hosted:
 
     async def prepare(
         self,
-        every: Sequence[str | list[Message]],
+        every: Sequence[str | list[int] | list[Message]],
         task: str,
         sampling: Mapping[str, Any],
         *,
         place: Place,
         opening: str = "",
+        prompt_logprobs: int | None = None,
+        writes: bool = True,
     ) -> Writing:
         """A call that is ready to be written; checks all of it.
 
         Args:
-            every: texts or conversations, each to be answered `n` (or `best_of`) times.
+            every: texts (or their token ids) or conversations, each to be answered `n` (or
+                `best_of`) times.
             task: see `LanguageModel.request`.
             sampling: settings; `max_tokens` is lowered to what there is room for.
             place: whose it is.
             opening: see `LanguageModel.request`.
+            prompt_logprobs: score the prompts' own tokens, with so many alternatives.
+            writes: anything behind the prompts.
 
         Raises:
             RequestError: it cannot be honoured.
@@ -140,17 +146,35 @@ class Hosted:
         found = await asyncio.to_thread(
             lambda: [ask(asked, task, opening=opening, fits=True, **sampling) for asked in every]
         )
-        for requests in found:
-            self.runner.engine.check(requests[0])  # before the response has begun
-        return Writing(self.runner, self.transcriber, found, task == "chat", place)
+        engine = self.runner.engine  # all is checked before the response has begun
+        for requests in found if writes or prompt_logprobs is None else ():
+            engine.check(requests[0])
+        prompts = []
+        if prompt_logprobs is not None:
+            prompts = await asyncio.to_thread(self._scores, every, prompt_logprobs)
+        for prompt in prompts:
+            if prompt.reading is not None:
+                engine.check_reading(prompt.reading)
+        return Writing(self.runner, self.transcriber, found, task == "chat", place, prompts, writes)
+
+    def _scores(self, every: Sequence[object], top: int) -> list[ScoredPrompt]:
+        """Prompts whose tokens are to be scored, with `top` alternatives each."""
+        tokenizer, config = self.model.tokenizer, self.model.config
+        found = []
+        for asked in every:
+            ids, _ = ids_of(tokenizer, asked)
+            reading = prompt_scores(tokenizer, config, ids, top) if len(ids) > 1 else None
+            found.append(ScoredPrompt(ids, reading))
+        return found
 
 
-def _texts(asked: str | list[Message]) -> Iterator[str]:
-    """All texts of a prompt."""
+def _texts(asked: str | list[int] | list[Message]) -> Iterator[str]:
+    """All texts of a prompt; ids are tokenised already."""
     if isinstance(asked, str):
         yield asked
         return
     for message in asked:
-        yield from (message.content, message.metadata)
-        if message.tools is not None:
-            yield json.dumps(message.tools)
+        if isinstance(message, Message):
+            yield from (message.content, message.metadata)
+            if message.tools is not None:
+                yield json.dumps(message.tools)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from openglm.engine.engine import Engine
+from openglm.engine.reading import Reading
 from openglm.engine.request import Event, Request
 from openglm.engine.writer import Asked, Step
 from openglm.errors import OpenGLMError
@@ -67,21 +69,33 @@ class EngineRunner:
             EngineFailed: the engine cannot go on.
             Exception: what a rule of this request raised.
         """
-        if self.failure is not None or self._is_closing:
-            raise self._end() from self.failure
+        self._check()
         request = self.engine.add(
             *asked, priority=place.priority, tenant=place.tenant, deadline=place.deadline
         )
         begun(request)
-        queue = self._open[request.id] = asyncio.Queue()
-        with self._news:
-            self._news.notify()
-        try:
-            async for step in self._steps(request, queue):
+        async with aclosing(self._follow(request)) as steps:
+            async for step in steps:
                 yield step
-        finally:
-            del self._open[request.id]
-            self.engine.cancel(request.id)
+
+    async def read(self, reading: Reading, place: Place) -> str:
+        """How a reading ended: "stop" when all is read; whoever stops waiting ends it.
+
+        Args:
+            reading: what to read.
+            place: whose it is.
+
+        Raises:
+            RequestError: see `Engine.add_reading`.
+            EngineFailed: the engine cannot go on.
+            NumericalError: see `Reading.write`.
+        """
+        self._check()
+        request = self.engine.add_reading(
+            reading, priority=place.priority, tenant=place.tenant, deadline=place.deadline
+        )
+        async with aclosing(self._follow(request)) as steps:
+            return [step.finish_reason or "" async for step in steps][-1]
 
     async def close(self) -> None:
         """Ends the thread behind the present step; requests that are unfinished fail."""
@@ -96,18 +110,28 @@ class EngineRunner:
         """Requests that somebody listens to."""
         return len(self._open)
 
-    async def _steps(
-        self, request: Request, queue: asyncio.Queue[Event | None]
-    ) -> AsyncGenerator[Step, None]:
-        while True:
-            event = await queue.get()
-            if event is None:
-                raise self._end() from self.failure
-            yield event.step
-            if event.is_last:
-                if request.error is not None:
-                    raise request.error
-                return
+    async def _follow(self, request: Request) -> AsyncGenerator[Step, None]:
+        """Steps of a request that the engine has just been given."""
+        queue = self._open[request.id] = asyncio.Queue()
+        with self._news:
+            self._news.notify()
+        try:
+            while True:
+                event = await queue.get()
+                if event is None:
+                    raise self._end() from self.failure
+                yield event.step
+                if event.is_last:
+                    if request.error is not None:
+                        raise request.error
+                    return
+        finally:
+            del self._open[request.id]
+            self.engine.cancel(request.id)
+
+    def _check(self) -> None:
+        if self.failure is not None or self._is_closing:
+            raise self._end() from self.failure
 
     def _end(self) -> EngineFailed:
         """Why no request can go on."""

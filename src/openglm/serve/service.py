@@ -162,9 +162,12 @@ class _Meter:
     stopwatch: Stopwatch
     admission: Admission | None
 
-    def token(self, index: int) -> None:
+    def started(self) -> None:
         if self.admission is not None:
             self.admission.start()
+
+    def token(self, index: int) -> None:
+        self.started()
         self.stopwatch.token(index)
 
     def finished(self, reason: str) -> None:

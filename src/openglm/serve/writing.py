@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from typing import Protocol
 
+from openglm.engine.reading import PromptScores
 from openglm.engine.request import Request
 from openglm.engine.text_stream import TextStream
-from openglm.engine.writer import Asked
+from openglm.engine.writer import Asked, Step
 from openglm.errors import ContextOverflow
 from openglm.results import TokenLogprob
+from openglm.serve.reading import read_all
 from openglm.serve.runner import EngineRunner, Place
 from openglm.transcript import Transcriber
 
@@ -38,6 +41,19 @@ class Part:
     finish_reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredPrompt:
+    """A prompt whose own tokens are scored.
+
+    Args:
+        ids: its tokens.
+        reading: scores those from the second on; None if there is none.
+    """
+
+    ids: list[int]
+    reading: PromptScores | None
+
+
 @dataclass(slots=True)
 class Usage:
     """Tokens of one call, counted while it runs.
@@ -55,6 +71,9 @@ class Usage:
 
 class Meter(Protocol):
     """Is told how a call goes."""
+
+    def started(self) -> None:
+        """The engine has taken it up."""
 
     def token(self, index: int) -> None:
         """Completion `index` has another token."""
@@ -77,6 +96,9 @@ class Writing:
             and seed. Completions are numbered through.
         special: command tokens are written out.
         place: whose the call is.
+        prompts: of each group, if their tokens are scored. Then those that end a completion are
+            too, as in OpenAI's and vLLM's: evaluations count on a token behind the prompt.
+        writes: completions; else they are empty, and end for their length.
 
     Attributes:
         usage: grows while `parts` is read.
@@ -91,6 +113,8 @@ class Writing:
     groups: Sequence[Sequence[Asked]]
     special: bool = False
     place: Place = field(default_factory=Place)
+    prompts: Sequence[ScoredPrompt] = ()
+    writes: bool = True
     usage: Usage = field(default_factory=Usage)
     meter: Meter | None = None
     asked: list[Asked] = field(init=False)
@@ -121,9 +145,34 @@ class Writing:
             params = dataclasses.replace(one.params, max_tokens=most)
             self.asked[index] = one._replace(params=params)
 
+    async def score_prompts(self) -> list[list[TokenLogprob]]:
+        """The tokens of each prompt, to be called before `parts`; of the first we know nothing.
+
+        NaN stands for its log-probability.
+        """
+        readings = [prompt.reading for prompt in self.prompts if prompt.reading is not None]
+        try:
+            if readings and self.meter is not None:
+                self.meter.started()
+            await read_all(self.runner, readings, self.place)
+        except BaseException:
+            if self.meter is not None:
+                self.meter.close(self.usage)
+            raise
+        return [self._scored(prompt) for prompt in self.prompts]
+
+    def _scored(self, prompt: ScoredPrompt) -> list[TokenLogprob]:
+        behind = prompt.reading.steps if prompt.reading is not None else []
+        first = [Step(0, token, math.nan) for token in prompt.ids[:1]]
+        return [self.transcriber.logprob(step) for step in [*first, *behind]]
+
     async def parts(self) -> AsyncGenerator[Part, None]:
         """Parts of all completions in the order in which they come; stopping ends all."""
         try:
+            if not self.writes:
+                for index in range(len(self.asked)):
+                    yield Part(index, 0, "", (), "length")
+                return
             async with aclosing(self._one(0) if len(self.asked) == 1 else self._all()) as parts:
                 async for part in parts:
                     yield part
@@ -175,6 +224,8 @@ class Writing:
                     )
                 place = len(text.text)  # its pieces leave out what `special` writes out
                 if step.token is None:
+                    if step.end_token is not None and self.prompts:
+                        unsaid.append(self.transcriber.logprob(step))
                     text.finish()
                     said, unsaid = tuple(unsaid), []
                     yield Part(index, step.blank, text.text[place:], said, step.finish_reason)

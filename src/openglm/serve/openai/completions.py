@@ -14,11 +14,12 @@ from openglm.engine.prompt import OFFICIAL_MASKS
 from openglm.errors import RequestError
 from openglm.results import TokenLogprob
 from openglm.serve.document import answers
-from openglm.serve.errors import as_serve_error, openai_body
+from openglm.serve.errors import ServeError, as_serve_error, openai_body
 from openglm.serve.hosted import Hosted
 from openglm.serve.openai.answers import TextCompletion
-from openglm.serve.openai.objects import LEAST_LOGPROB, reason, usage
+from openglm.serve.openai.objects import reason, usage
 from openglm.serve.openai.requests import CompletionRequest, ignored
+from openglm.serve.openai.text_logprobs import Offsets, logprobs, start_of
 from openglm.serve.runner import Place
 from openglm.serve.service import Call, Errand, call
 from openglm.serve.wire import DONE, event, new_id
@@ -51,22 +52,40 @@ async def begin(body: CompletionRequest, errand: Errand) -> Texts:
 
 
 async def _prepare(hosted: Hosted, body: CompletionRequest, place: Place) -> Writing:
+    if not (body.writes or body.echo):
+        raise ServeError(
+            "invalid_field", "max_tokens=0 writes nothing: only with echo", "max_tokens"
+        )
     if body.suffix is None:
-        return await hosted.prepare(body.prompts, "generate", body.sampling(), place=place)
+        return await hosted.prepare(
+            body.prompts,
+            "generate",
+            body.sampling(),
+            place=place,
+            prompt_logprobs=body.prompt_logprobs,
+            writes=body.writes,
+        )
+    if body.prompt_logprobs is not None or not body.writes:
+        message = "suffix goes with something to write, and with echo or logprobs, not with both"
+        raise ServeError("invalid_field", message, "suffix")
     if not hosted.can_fill:
         raise RequestError(
             f"{hosted.name} fills no blanks, so it cannot write in front of a suffix",
             hint="leave suffix out",
         )
-    for text in [*body.prompts, body.suffix]:
+    texts = [prompt for prompt in body.prompts if isinstance(prompt, str)]
+    if len(texts) < len(body.prompts):
+        raise ServeError("invalid_field", "suffix goes with texts, not with token ids", "suffix")
+    for text in [*texts, body.suffix]:
         if any(mask in text for mask in OFFICIAL_MASKS):
             raise RequestError("prompt and suffix have blanks of their own", hint="use /v1/fill")
-    texts = [f"{prompt}{hosted.blank}{body.suffix}" for prompt in body.prompts]
-    return await hosted.prepare(texts, "fill", body.sampling(), place=place)
+    whole = [f"{prompt}{hosted.blank}{body.suffix}" for prompt in texts]
+    return await hosted.prepare(whole, "fill", body.sampling(), place=place)
 
 
 async def _events(texts: Texts) -> AsyncGenerator[bytes, None]:
     try:
+        await texts.echo()
         for chunk in texts.echoes():
             yield event(chunk)
         async with aclosing(texts.writing.parts()) as parts:
@@ -82,10 +101,18 @@ async def _events(texts: Texts) -> AsyncGenerator[bytes, None]:
 
 @dataclass(slots=True)
 class Draft:
-    """One completion as it grows."""
+    """One completion as it grows.
+
+    Args:
+        text: so far.
+        logprobs: of its tokens, if they were asked for.
+        start: where in the text the first of them begins.
+        finish_reason: at the end.
+    """
 
     text: str = ""
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    start: int = 0
     finish_reason: str | None = None
 
 
@@ -102,7 +129,8 @@ class Texts:
         self.writing = writing
         self.id = new_id("cmpl-")
         self.created = int(time.time())
-        self.drafts = [Draft(self._echo(index)) for index in range(len(writing.asked))]
+        self.drafts = [Draft() for _ in writing.asked]
+        self.offsets = [Offsets() for _ in writing.asked]
 
     def frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """The object around choices, whole or of a chunk."""
@@ -115,37 +143,52 @@ class Texts:
             "choices": choices,
         }
 
+    async def echo(self) -> None:
+        """Puts the prompts in front of the completions if they shall be repeated, and scored."""
+        scored = await self.writing.score_prompts()
+        if not self.body.echo:
+            return
+        per_prompt = len(self.writing.groups[0])
+        for index, draft in enumerate(self.drafts):
+            number = index // per_prompt
+            asked = self.body.prompts[number]
+            written = self.writing.groups[number][0].prompt.fragments[0]
+            draft.text = asked if isinstance(asked, str) else written
+            if scored:
+                draft.logprobs = list(scored[number])
+                draft.start = start_of(draft.text, draft.logprobs)
+            self.offsets[index] = Offsets(draft.start)
+
     async def collect(self) -> dict[str, Any]:
         """All completions that were asked for, once they are finished."""
+        await self.echo()
         async with aclosing(self.writing.parts()) as parts:
             async for part in parts:
                 self._take(part)
         kept = [draft for group in self._groups() for draft in group]
         copied = [draft for draft in kept for _ in range(self.body.copies)]
-        choices = [self._choice(i, draft.text, draft) for i, draft in enumerate(copied)]
+        choices = [
+            self._choice(index, draft, Offsets(draft.start)) for index, draft in enumerate(copied)
+        ]
         return self.frame(choices) | usage(self.writing.usage)
 
     def echoes(self) -> Iterator[dict[str, Any]]:
         """Chunks with the prompts, if they shall be repeated."""
         for index, draft in enumerate(self.drafts):
             if draft.text:
-                for place in self._places(index):
-                    yield self.frame([self._choice(place, draft.text, Draft())])
+                yield from self._said(index, draft)
 
     def chunks(self, part: Part) -> Iterator[dict[str, Any]]:
         """What a part says."""
-        said = Draft(part.text, list(part.logprobs), part.finish_reason)
         if part.text or part.finish_reason:
-            for place in self._places(part.index):
-                yield self.frame([self._choice(place, part.text, said)])
+            said = Draft(part.text, list(part.logprobs), finish_reason=part.finish_reason)
+            yield from self._said(part.index, said)
 
-    def _places(self, index: int) -> range:
-        """The choices that stand for completion `index`."""
-        return range(index * self.body.copies, (index + 1) * self.body.copies)
-
-    def _echo(self, index: int) -> str:
-        per_prompt = len(self.writing.groups[0])
-        return self.body.prompts[index // per_prompt] if self.body.echo else ""
+    def _said(self, index: int, said: Draft) -> Iterator[dict[str, Any]]:
+        """Chunks of all choices that stand for completion `index`."""
+        choice = self._choice(0, said, self.offsets[index])
+        for place in range(index * self.body.copies, (index + 1) * self.body.copies):
+            yield self.frame([choice | {"index": place}])
 
     def _take(self, part: Part) -> None:
         draft = self.drafts[part.index]
@@ -168,24 +211,7 @@ class Texts:
         """Mean log-probability."""
         return self.writing.log_probabilities[index] / max(1, self.writing.lengths[index])
 
-    def _choice(self, index: int, text: str, said: Draft) -> dict[str, Any]:
+    def _choice(self, index: int, said: Draft, offsets: Offsets) -> dict[str, Any]:
         ended = None if said.finish_reason is None else reason(said.finish_reason)
-        found = {"index": index, "text": text, "finish_reason": ended}
-        return found | {"logprobs": logprobs(said.logprobs)}
-
-
-def logprobs(tokens: list[TokenLogprob]) -> dict[str, Any] | None:
-    """`logprobs` of a completion."""
-    if not tokens:
-        return None
-    offsets = [0]
-    for one in tokens:
-        offsets.append(offsets[-1] + len(one.text))
-    return {
-        "tokens": [one.text for one in tokens],
-        "token_logprobs": [max(one.log_probability, LEAST_LOGPROB) for one in tokens],
-        "top_logprobs": [
-            {t.text: max(t.log_probability, LEAST_LOGPROB) for t in one.top} for one in tokens
-        ],
-        "text_offset": offsets[:-1],
-    }
+        found = {"index": index, "text": said.text, "finish_reason": ended}
+        return found | {"logprobs": logprobs(said.logprobs, offsets)}

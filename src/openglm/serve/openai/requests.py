@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema
 
@@ -21,6 +21,8 @@ from openglm.serve.runner import Place
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]  # NaN is not in the range
 Penalty = Annotated[float, Field(ge=-2, le=2, strict=True)]
 Count = Annotated[int, Field(ge=1, le=1 << 31, strict=True)]
+Ids = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
+"""Tokens of one text; which there are is known of each model."""
 Stop = str | Annotated[list[str], Field(max_length=MOST_STOPS)]
 
 
@@ -185,7 +187,13 @@ class ChatRequest(Sampled):
 class CompletionRequest(Sampled):
     """POST /v1/completions."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS)]
+    )
+    max_tokens: Annotated[int, Field(ge=0, le=1 << 31, strict=True)] | None = None
     suffix: str | None = None
     echo: StrictBool | None = None
     best_of: Annotated[int, Field(ge=1, le=MOST_COMPLETIONS, strict=True)] | None = None
@@ -194,6 +202,8 @@ class CompletionRequest(Sampled):
     def sampling(self) -> dict[str, Any]:
         """As in a chat; 16 tokens unless told otherwise, as OpenAI has it."""
         found = {"max_tokens": 16} | super().sampling()
+        if not self.writes:
+            return {"max_tokens": 1}  # the least that a request can ask for; it is not made
         if self.logprobs is not None:
             found["logprobs"] = self.logprobs
         if self.best_of is not None and self.temperature != 0:
@@ -205,9 +215,25 @@ class CompletionRequest(Sampled):
         return found
 
     @property
-    def prompts(self) -> list[str]:
-        """All prompts."""
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+    def prompts(self) -> list[str | list[int]]:
+        """All prompts, as texts or as token ids."""
+        is_one = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return cast("list[str | list[int]]", [self.prompt] if is_one else self.prompt)
+
+    @property
+    def writes(self) -> bool:
+        """Anything behind the prompts."""
+        return self.max_tokens != 0
+
+    @property
+    def prompt_logprobs(self) -> int | None:
+        """Of how many alternatives the prompts' own tokens are reported; None = not at all."""
+        return self.logprobs if self.echo else None
+
+    @property
+    def copies(self) -> int:
+        """As in a chat; what is not written is equal, too."""
+        return super().copies if self.writes else self.n or 1
 
 
 class FillRequest(Sampled):
