@@ -20,7 +20,8 @@ from torch import Tensor
 from openglm.chat import Message, as_messages, prompt_ids, read_reply
 from openglm.config import ModelConfig
 from openglm.engine.conventions import convention
-from openglm.engine.engine import Engine, memory_for
+from openglm.engine.embedding import mean_state
+from openglm.engine.engine import Engine, finish, memory_for, memory_of
 from openglm.engine.fill import Filler
 from openglm.engine.implied import check_range, given_mask, implied_mask, implied_positions
 from openglm.engine.params import LARGEST_PENALTY, SamplingParams
@@ -34,7 +35,7 @@ from openglm.engine.prompt import (
 from openglm.engine.request import Request
 from openglm.engine.rule_book import RuleBook
 from openglm.engine.sampling import fresh_seed
-from openglm.engine.score import ScoringPrompt, score_choices, scoring_prompt
+from openglm.engine.score import check_choices, score_choices, scoring_prompt
 from openglm.engine.writer import Asked, Writer, room
 from openglm.errors import RequestError, TokenizerError, suggest
 from openglm.model import Transformer
@@ -150,11 +151,7 @@ class LanguageModel:
             return []
         engine = self.engine(memory_bytes=memory_for(self.network, list(chain(*asked))))
         groups = [[engine.add(*one) for one in several] for several in asked]
-        while engine.has_work:
-            engine.step()
-        for request in chain(*groups):
-            if request.error is not None:
-                raise request.error
+        finish(engine, chain(*groups))
         return [
             _completion(kept([self._result(request) for request in group], params))
             for group, (_, params) in zip(groups, every, strict=True)
@@ -289,12 +286,31 @@ class LanguageModel:
             )
         prompt = scoring_prompt(self.tokenizer, self.config, context, unidirectional)
         ids = [self.tokenizer.encode(choice) for choice in choices]
-        self._check_choices(choices, ids, prompt)
+        check_choices(self.config, prompt, choices, ids)
         scores = score_choices(self.network, prompt, ids, length_penalty)
         return [
             ChoiceScore(choice, s.score, s.log_probabilities)
             for choice, s in zip(choices, scores, strict=True)
         ]
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Vectors of texts, (N, C) float32 of length 1: alike texts have like directions.
+
+        Each is the mean of the last hidden states of its text's tokens, whatever stands beside it.
+        No model of the family was trained for this, see docs/serving.md.
+
+        Raises:
+            RequestError: an empty or too long text, or something else.
+        """
+        if isinstance(texts, str):
+            raise RequestError(f"texts={texts!r} must be a list of texts")
+        readings = [mean_state(self.tokenizer, self.config, text) for text in texts]
+        if not readings:
+            return torch.zeros(0, self.config.hidden_size)
+        memory = memory_of(self.network, [len(reading.track) for reading in readings])
+        engine = self.engine(memory_bytes=memory)
+        finish(engine, [engine.add_reading(reading) for reading in readings])
+        return torch.stack([reading.vector for reading in readings])
 
     @torch.no_grad()
     def logits(
@@ -453,22 +469,6 @@ class LanguageModel:
                 )
         pieces = self._transcriber.pieces(filler.run(), filler.params, special)
         return (Piece(step.blank, piece) for step, piece, _ in pieces if piece)
-
-    def _check_choices(
-        self, choices: Sequence[str], ids: list[list[int]], prompt: ScoringPrompt
-    ) -> None:
-        """A choice needs a token, and a position that exists for each."""
-        limit = self.config.max_position_embeddings
-        for choice, tokens in zip(choices, ids, strict=True):
-            if not tokens:
-                raise RequestError(f"the choice {choice!r} has no tokens")
-            fed = len(prompt.head) + len(tokens) + len(prompt.end_ids) - 1
-            last = fed if not prompt.counts_on else prompt.mask_position + fed + 1
-            if last > limit:
-                raise RequestError(
-                    f"the choice {choice[:40]!r} needs {last} positions behind its context; "
-                    f"this model has at most {limit}"
-                )
 
 
 def _completion(results: list[Result]) -> Completion:

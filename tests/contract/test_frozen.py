@@ -154,6 +154,7 @@ def test_public_methods_of_the_model() -> None:
     }
     assert signatures == {
         "chat": ["messages", "sampling"],
+        "embed": ["texts"],
         "engine": ["settings"],
         "fill": ["text", "sampling"],
         "generate": ["prompt", "sampling"],

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -377,13 +377,24 @@ class Engine:
 
 def memory_for(model: Transformer, asked: Sequence[Asked]) -> int:
     """Bytes that hold all of `asked` together: `MEMORY_BYTES` at most, unless one needs more."""
+    return memory_of(model, [most_tokens(request.prompt, request.params) for request in asked])
+
+
+def memory_of(model: Transformer, lengths: Sequence[int]) -> int:
+    """Likewise, of texts with so many tokens, one at least."""
     num_prefix = 0 if model.prefix is None else model.prefix.keys.shape[1]
-    sizes = [
-        pages_for(num_prefix + most_tokens(request.prompt, request.params))
-        * page_bytes(model.config, model.dtype)
-        for request in asked
-    ]
+    page = page_bytes(model.config, model.dtype)
+    sizes = [pages_for(num_prefix + length) * page for length in lengths]
     return min(sum(sizes), max(MEMORY_BYTES, *sizes))
+
+
+def finish(engine: Engine, requests: Iterable[Request]) -> None:
+    """Steps an engine until nothing is left to do, and raises what ended one of `requests`."""
+    while engine.has_work:
+        engine.step()
+    for request in requests:
+        if request.error is not None:
+            raise request.error
 
 
 def _rows(chunk: Chunk) -> Tensor:

@@ -89,6 +89,26 @@ def scoring_prompt(
     return ScoringPrompt(built.context_ids, place, [special.sop_id], ends, counts_on)
 
 
+def check_choices(
+    config: ModelConfig,
+    prompt: ScoringPrompt,
+    choices: Sequence[str],
+    ids: Sequence[Sequence[int]],
+) -> None:
+    """Raises `RequestError` for a choice without a token, or without a position for each."""
+    limit = config.max_position_embeddings
+    for choice, tokens in zip(choices, ids, strict=True):
+        if not tokens:
+            raise RequestError(f"the choice {choice!r} has no tokens")
+        fed = len(prompt.head) + len(tokens) + len(prompt.end_ids) - 1
+        last = fed if not prompt.counts_on else prompt.mask_position + fed + 1
+        if last > limit:
+            raise RequestError(
+                f"the choice {choice[:40]!r} needs {last} positions behind its context; "
+                f"this model has at most {limit}"
+            )
+
+
 def score_choices(
     model: Transformer,
     prompt: ScoringPrompt,
