@@ -73,11 +73,15 @@ class Jobs:
         self.database = database
         self.now = now
 
-    def add(self, job: Job) -> Job:
+    def add(self, job: Job, unique: str | None = None) -> Job:
         """Accepts a job: id, key, kind and body are given, the rest is filled in here.
 
+        Args:
+            job: the job.
+            unique: field of its body whose text no other unfinished one of the key may have.
+
         Raises:
-            ServeError: the key has too many that are unfinished.
+            ServeError: the key has too many that are unfinished, or one like it.
         """
         job.status, job.attempts, job.due_at, job.created_at = "waiting", 0, 0, self._seconds()
         with self.database.writing() as session:
@@ -87,6 +91,12 @@ class Jobs:
                     f"this key has {MOST_OPEN} unfinished jobs of this kind, as many as it may"
                 )
                 raise ServeError("queue", message, retry_after=LEASE_SECONDS)
+            if unique is not None:
+                text = job.body[unique]
+                like = select(Job.id).where(*own, Job.body[unique].as_string() == text).limit(1)
+                if session.scalar(like) is not None:
+                    message = f"a request {text!r} of this key is in work already"
+                    raise ServeError("duplicate", message, unique)
             session.add(job)
         return job
 

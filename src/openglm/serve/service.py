@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from openglm.serve.access import require_key
+from openglm.serve.errors import ServeError
 from openglm.serve.files import Files
 from openglm.serve.hosted import Hosted
 from openglm.serve.identity import Identity
@@ -44,6 +45,7 @@ class Service:
         files: that keys uploaded.
         jobs: that are done later.
         worker: does them.
+        request_ids: of calls in work that were named by their clients, each with its key's id.
     """
 
     models: Models
@@ -52,6 +54,7 @@ class Service:
     files: Files
     jobs: Jobs
     worker: Worker
+    request_ids: set[tuple[str, str]] = field(default_factory=set)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,6 +116,9 @@ class Errand:
             self.hosted.leave()
             self.hosted = None
 
+    def claim(self, request_id: str | None) -> None:
+        """Takes a name that its client gave; on its own nothing: jobs have names of ours."""
+
     def measure(self, writing: Writing, model: str) -> None:
         """Times what is written, and counts it towards what this key may use."""
         stopwatch = Stopwatch(self.service.metrics, model)
@@ -128,9 +134,35 @@ class Call(Errand):
 
     Args:
         request: as it came.
+
+    Attributes:
+        claimed: its entry in `Service.request_ids`.
     """
 
     request: Request
+    claimed: tuple[str, str] | None = None
+
+    def claim(self, request_id: str | None) -> None:
+        """Holds a request id until the call is over; nothing for None.
+
+        Raises:
+            ServeError: another call of this key has it.
+        """
+        if request_id is None:
+            return
+        name = (self.identity.key_id, request_id)
+        if name in self.service.request_ids:
+            message = f"a request {request_id!r} of this key is in work already"
+            raise ServeError("duplicate", message, "request_id")
+        self.service.request_ids.add(name)
+        self.claimed = name
+
+    def leave(self) -> None:
+        """Gives place and request id back."""
+        Errand.leave(self)  # zero-argument super() does not work in a dataclass with slots
+        if self.claimed is not None:
+            self.service.request_ids.discard(self.claimed)
+            self.claimed = None
 
     @asynccontextmanager
     async def visiting(self) -> AsyncGenerator[None, None]:

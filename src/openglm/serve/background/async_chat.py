@@ -40,7 +40,7 @@ async def async_chat(body: V4ChatRequest, call: Annotated[Call, Depends(call)]) 
         raise ServeError("too_large", f"a call for later may have {MOST_BYTES:,} bytes at most")
     job = Job(id=new_id("async-"), key_id=call.identity.key_id, kind=KIND, body=kept)
     async with call.visiting():
-        await asyncio.to_thread(call.service.jobs.add, job)
+        await asyncio.to_thread(call.service.jobs.add, job, "request_id")
     call.service.worker.wake()
     return JSONResponse(_status(job, "PROCESSING"), headers=headers_of(body.unused))
 

@@ -39,6 +39,7 @@ async def begin(body: V4ChatRequest, errand: Errand) -> tuple[V4Completion, Chat
     hosted = errand.models.find(body.model)
     asked = body.call(errand.place)
     async with errand.entering(asked.sampling.get("max_tokens"), body.n or 1, of=hosted):
+        errand.claim(body.request_id)
         if body.extra is None:
             found = await answer(hosted, asked)
         else:

@@ -69,7 +69,7 @@ class V4ChatRequest(ChatRequest):
     """POST /api/paas/v4/chat/completions."""
 
     messages: Annotated[list[AnyMessage], Field(max_length=MOST_MESSAGES)]
-    request_id: Name | None = None
+    request_id: Annotated[Name, Field(min_length=1)] | None = None
     user_id: Name | None = None
     do_sample: StrictBool | None = None
     tools: Annotated[list[V4Tool], Field(max_length=MOST_TOOLS)] | None = None  # type: ignore[assignment]
