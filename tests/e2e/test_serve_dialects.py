@@ -57,6 +57,48 @@ def ask(client, text, **more):
     return client.chat.completions.create(model="glm-4", messages=messages, **more)
 
 
+def test_a_function_is_called(client):
+    """A program that was written before there were tools finds no call, or cannot answer it."""
+    choice = ask(client, "weather?", functions=[WEATHER]).choices[0]
+    assert choice.finish_reason == "function_call"
+    assert choice.message.tool_calls is None
+    assert choice.message.content == "让我看看"
+    assert choice.message.function_call.name == "get_weather"
+    assert json.loads(choice.message.function_call.arguments) == {"city": "北京"}
+    messages = [
+        {"role": "user", "content": "weather?"},
+        choice.message.model_dump(exclude_none=True),
+        {"role": "function", "name": "get_weather", "content": "sunny"},
+    ]
+    done = client.chat.completions.create(model="glm-4", messages=messages, functions=[WEATHER])
+    assert (done.choices[0].message.content, done.choices[0].finish_reason) == ("晴天。", "stop")
+
+
+@pytest.mark.parametrize("question", ["weather?", "twice"])
+def test_a_call_of_a_function_in_a_stream(client, question):
+    """Pieces of a call cannot be put together, or are of two."""
+    whole = ask(client, question, functions=[WEATHER]).choices[0].message
+    chunks = [c.choices[0] for c in ask(client, question, functions=[WEATHER], stream=True)]
+    calls = [c.delta.function_call for c in chunks if c.delta.function_call is not None]
+    assert calls[0].name == "get_weather"
+    assert all(call.name is None for call in calls[1:])
+    assert "".join(call.arguments for call in calls) == whole.function_call.arguments
+    assert all(chunk.delta.tool_calls is None for chunk in chunks)
+    assert chunks[-1].finish_reason == "function_call"
+
+
+def test_which_function_is_called(client):
+    """function_call is ignored."""
+    named = ask(client, "hi", functions=[WEATHER], function_call={"name": "get_weather"})
+    assert named.choices[0].message.function_call.name == "get_weather"
+    none = ask(client, "weather?", functions=[WEATHER], function_call="none").choices[0]
+    assert none.message.function_call is None
+    with pytest.raises(openai.BadRequestError, match="get_time"):
+        ask(client, "hi", functions=[WEATHER], function_call={"name": "get_time"})
+    with pytest.raises(openai.BadRequestError, match="not both"):
+        ask(client, "hi", functions=[WEATHER], tools=[{"type": "function", "function": WEATHER}])
+
+
 def test_a_request_id_in_work_is_taken(served):
     """Two calls that run at once have one name, or a name is taken for ever."""
     path = "/api/paas/v4/chat/completions"

@@ -46,7 +46,8 @@ async def begin(body: V4ChatRequest, errand: Errand) -> tuple[V4Completion, Chat
             found = await complete(hosted, body.extra, asked)
     errand.measure(found.writing, hosted.name)
     name = body.request_id or new_id("req-")
-    return V4Completion(body.model, body.copies, request_id=name, used=found.usage), found
+    settings = body.model, body.copies, body.calls_functions
+    return V4Completion(*settings, request_id=name, used=found.usage), found
 
 
 async def _events(found: ChatAnswer, written: V4Completion) -> AsyncGenerator[bytes, None]:

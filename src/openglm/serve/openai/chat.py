@@ -44,7 +44,7 @@ async def begin(body: ChatRequest, errand: Errand) -> tuple[Completion, ChatAnsw
     async with errand.entering(asked.sampling.get("max_tokens"), body.n or 1, of=hosted):
         found = await answer(hosted, asked)
     errand.measure(found.writing, hosted.name)
-    return Completion(body.model, body.copies), found
+    return Completion(body.model, body.copies, body.calls_functions), found
 
 
 async def _events(

@@ -37,10 +37,12 @@ class Completion:
     Args:
         model: as the client named it.
         copies: see `Sampled.copies`.
+        calls_functions: see `ChatRequest.calls_functions`; an answer has one call then, its first.
     """
 
     model: str
     copies: int = 1
+    calls_functions: bool = False
     id: str = field(default_factory=lambda: new_id("chatcmpl-"))
     created: int = field(default_factory=lambda: int(time.time()))
     drafts: dict[int, Draft] = field(default_factory=dict)
@@ -95,20 +97,21 @@ class Completion:
             draft = self.drafts[index // self.copies]
             message: dict[str, Any] = {"role": "assistant", "content": draft.text, "refusal": None}
             if draft.calls:
-                message |= {"content": draft.text or None, "tool_calls": draft.calls}
+                message |= {"content": draft.text or None} | self._told(draft.calls)
             choices.append(
                 {
                     "index": index,
                     "message": message,
                     "logprobs": logprobs(draft.logprobs),
-                    "finish_reason": reason(draft.finish_reason),
+                    "finish_reason": self._reason(draft.finish_reason),
                 }
             )
         return self.frame("chat.completion", choices) | usage(used)
 
     def chunks(self, piece: ChatPiece, index: int) -> list[dict[str, Any]]:
         """Chunks of a stream that say what a piece says."""
-        deltas = [self._delta(part, index) for part in piece.pieces]
+        parts = [part for part in piece.pieces if not self._is_left_out(part)]
+        deltas = [self._delta(part, index) for part in parts]
         scored = logprobs(piece.logprobs)
         if scored is not None and not deltas:
             deltas = [{"content": ""}]
@@ -116,7 +119,7 @@ class Completion:
         if scored is not None:
             found[0]["choices"][0]["logprobs"] = scored
         if piece.finish_reason is not None:
-            found.append(self.chunk(index, {}, reason(piece.finish_reason)))
+            found.append(self.chunk(index, {}, self._reason(piece.finish_reason)))
         return found
 
     def chunk(
@@ -126,12 +129,24 @@ class Completion:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self.frame("chat.completion.chunk", [choice])
 
+    def _told(self, calls: list[dict[str, Any]]) -> dict[str, Any]:
+        """Calls, as part of a message or of what is added to one."""
+        if self.calls_functions:
+            return {"function_call": calls[0]["function"]}
+        return {"tool_calls": calls}
+
+    def _is_left_out(self, part: ReplyPiece) -> bool:
+        """Whether it is of a second call, where there can be one only."""
+        return self.calls_functions and isinstance(part, CallPiece) and part.index > 0
+
+    def _reason(self, finish_reason: str | None) -> str:
+        word = reason(finish_reason)
+        return "function_call" if self.calls_functions and word == "tool_calls" else word
+
     def _delta(self, part: ReplyPiece, index: int) -> dict[str, Any]:
-        return (
-            {"content": part}
-            if isinstance(part, str)
-            else {"tool_calls": [self._call(index, part)]}
-        )
+        if isinstance(part, str):
+            return {"content": part}
+        return self._told([self._call(index, part)])
 
     def _call(self, index: int, part: CallPiece) -> dict[str, Any]:
         """A piece of a call; its id comes with the name, and is the same ever after."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema
@@ -148,6 +149,8 @@ class ChatRequest(Sampled):
     top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    functions: Annotated[list[Function], Field(max_length=MOST_TOOLS)] | None = None
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
     response_format: ResponseFormat | None = None
 
     def call(self, place: Place) -> ChatCall:
@@ -159,15 +162,32 @@ class ChatRequest(Sampled):
             sampling["logprobs"] = self.top_logprobs or 0
         elif self.top_logprobs:
             raise ServeError("invalid_field", "top_logprobs needs logprobs=true", "top_logprobs")
-        choice = self.tool_choice or "auto"
+        functions, choice = self._functions()
         return ChatCall(
             messages=self.messages,
-            tools=[tool.function.model_dump(exclude_none=True) for tool in self.tools or ()],
-            tool_choice=choice.function.name if isinstance(choice, NamedTool) else choice,
+            tools=[function.model_dump(exclude_none=True) for function in functions],
+            tool_choice=choice,
             schema=self._schema(),
             sampling=sampling,
             place=place,
         )
+
+    @property
+    def calls_functions(self) -> bool:
+        """Whether calls are asked for, and answered, as they were before there were tools."""
+        return self.functions is not None or self.function_call is not None
+
+    def _functions(self) -> tuple[Sequence[Function], str]:
+        """What may be called, and `ChatCall.tool_choice`."""
+        if not self.calls_functions:
+            choice = self.tool_choice or "auto"
+            named = choice.function.name if isinstance(choice, NamedTool) else choice
+            return [tool.function for tool in self.tools or ()], named
+        if self.tools is not None or self.tool_choice is not None:
+            message = "functions and function_call are the older tools and tool_choice: not both"
+            raise ServeError("invalid_field", message, "functions")
+        called = self.function_call or "auto"
+        return self.functions or (), called if isinstance(called, str) else called.name
 
     def _schema(self) -> dict[str, Any] | None:
         """What `response_format` asks of the answer."""
