@@ -147,6 +147,25 @@ def test_answers_for_later_that_there_are_none(client):
     assert error.value.response.status_code == 404
 
 
+def test_embeddings(client):
+    done = client.embeddings.create(model="glm-4", input=["hi", "你好"], request_id=1.5)
+    assert [one.index for one in done.data] == [0, 1]
+    assert sum(x * x for x in done.data[0].embedding) == pytest.approx(1)
+    assert done.usage.completion_tokens == 0
+    assert done.usage.total_tokens == done.usage.prompt_tokens > 0
+    alone = client.embeddings.create(model="glm-4", input="hi", dimensions=8)
+    assert len(alone.data[0].embedding) == 8
+    with pytest.raises(ERRORS.APIRequestFailedError) as error:
+        client.embeddings.create(model="glm-4", input=["hi"] * 65)
+    assert error.value.response.json()["error"]["code"] == "1214"
+
+
+def test_what_is_not_here_yet(client):
+    with pytest.raises(ERRORS.APIStatusError) as error:
+        client.images.generations(model="cogview-3", prompt="a cat")
+    assert error.value.response.json()["error"]["code"] == "1222"
+
+
 def upload(client, lines):
     text = "\n".join(json.dumps(line) for line in lines)
     return client.files.create(file=("lines.jsonl", text.encode()), purpose="batch")

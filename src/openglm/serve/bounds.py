@@ -5,3 +5,5 @@ MOST_STOPS = 16
 MOST_MESSAGES = 2048
 MOST_TOOLS = 128
 MOST_PROMPTS = 64
+MOST_TEXTS = 2048
+"""To become vectors in one call: OpenAI's limit."""

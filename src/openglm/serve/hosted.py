@@ -12,6 +12,7 @@ from typing import Any
 from openglm.chat import Message, has_format
 from openglm.chat.streaming import WITH_PARTS
 from openglm.engine.conventions import convention
+from openglm.engine.embedding import MeanState, mean_state
 from openglm.engine.prompt import CANONICAL_MASK, ids_of
 from openglm.engine.reading import prompt_scores
 from openglm.errors import ContextOverflow
@@ -156,6 +157,23 @@ class Hosted:
             if prompt.reading is not None:
                 engine.check_reading(prompt.reading)
         return Writing(self.runner, self.transcriber, found, task == "chat", place, prompts, writes)
+
+    async def vectors(self, texts: Sequence[str]) -> list[MeanState]:
+        """Readings of texts, from which their vectors come; checks all of it.
+
+        Raises:
+            RequestError: a text cannot be read.
+            ContextOverflow: one is too long.
+        """
+        for text in texts:
+            self.check_length([text])
+        tokenizer, config = self.model.tokenizer, self.model.config
+        readings = await asyncio.to_thread(
+            lambda: [mean_state(tokenizer, config, text) for text in texts]
+        )
+        for reading in readings:
+            self.runner.engine.check_reading(reading)
+        return readings
 
     def _scores(self, every: Sequence[object], top: int) -> list[ScoredPrompt]:
         """Prompts whose tokens are to be scored, with `top` alternatives each."""

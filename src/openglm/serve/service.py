@@ -23,7 +23,7 @@ from openglm.serve.models import Models
 from openglm.serve.runner import Place
 from openglm.serve.wire import EventResponse, while_connected
 from openglm.serve.worker import Worker
-from openglm.serve.writing import Usage, Writing
+from openglm.serve.writing import Meter, Usage, Writing
 
 REQUEST_SECONDS = 600.0
 """After which a request is ended where it stands."""
@@ -121,8 +121,11 @@ class Errand:
 
     def measure(self, writing: Writing, model: str) -> None:
         """Times what is written, and counts it towards what this key may use."""
-        stopwatch = Stopwatch(self.service.metrics, model)
-        writing.meter = _Meter(stopwatch, self.admission)
+        writing.meter = self.meter(model)
+
+    def meter(self, model: str) -> Meter:
+        """Times a call of a model, and counts it towards what this key may use."""
+        return _Meter(Stopwatch(self.service.metrics, model), self.admission)
 
     async def _admit(self, tokens: int) -> Admission:
         return await self.service.limits.admit_later(self.identity, tokens)

@@ -12,12 +12,15 @@ from pydantic import ValidationError
 from openglm.errors import suggest
 from openglm.log import logger
 from openglm.serve.bigmodel import chat as bigmodel_chat
+from openglm.serve.bigmodel import embeddings as bigmodel_embeddings
+from openglm.serve.bigmodel.embeddings import V4EmbeddingRequest
 from openglm.serve.bigmodel.requests import V4ChatRequest
 from openglm.serve.errors import ServeError, as_serve_error, invalid_body, say
 from openglm.serve.identity import Identity
 from openglm.serve.known import NotLoaded
-from openglm.serve.openai import chat, completions
-from openglm.serve.openai.requests import ChatRequest, CompletionRequest, Sampled
+from openglm.serve.openai import chat, completions, embeddings
+from openglm.serve.openai.embeddings import EmbeddingRequest
+from openglm.serve.openai.requests import ChatRequest, CompletionRequest, Sampled, Wire
 from openglm.serve.runner import EngineFailed, Place
 from openglm.serve.service import REQUEST_SECONDS, Errand, Service
 
@@ -37,7 +40,7 @@ class Endpoint:
     """
 
     name: str
-    request: type[Sampled]
+    request: type[Wire]
     answer: Callable[[Any, Errand], Awaitable[dict[str, Any]]]
     is_bigmodel: bool = False
 
@@ -51,6 +54,14 @@ async def _completions(body: CompletionRequest, errand: Errand) -> dict[str, Any
     return await (await completions.begin(body, errand)).collect()
 
 
+async def _embeddings(body: EmbeddingRequest, errand: Errand) -> dict[str, Any]:
+    return await (await embeddings.begin(body, errand)).collect()
+
+
+async def _bigmodel_embeddings(body: V4EmbeddingRequest, errand: Errand) -> dict[str, Any]:
+    return await bigmodel_embeddings.collect(await embeddings.begin(body, errand))
+
+
 async def _bigmodel_chat(body: V4ChatRequest, errand: Errand) -> dict[str, Any]:
     written, found = await bigmodel_chat.begin(body, errand)
     return await written.collect(found)
@@ -60,7 +71,11 @@ V4_CHAT = Endpoint("chat/completions", V4ChatRequest, _bigmodel_chat, is_bigmode
 ENDPOINTS: Mapping[str, Endpoint] = {
     "/v1/chat/completions": Endpoint("chat/completions", ChatRequest, _chat),
     "/v1/completions": Endpoint("completions", CompletionRequest, _completions),
+    "/v1/embeddings": Endpoint("embeddings", EmbeddingRequest, _embeddings),
     "/v4/chat/completions": V4_CHAT,
+    "/v4/embeddings": Endpoint(
+        "embeddings", V4EmbeddingRequest, _bigmodel_embeddings, is_bigmodel=True
+    ),
 }
 """By their urls in batches; BigModel's documentation writes its own as /v4/..."""
 
@@ -74,13 +89,13 @@ def find_endpoint(url: object) -> Endpoint:
     return found
 
 
-def read(endpoint: Endpoint, body: object) -> Sampled:
+def read(endpoint: Endpoint, body: object) -> Wire:
     """A body as the endpoint's route would read it; `ServeError` if that would refuse it."""
     try:
         found = endpoint.request.model_validate(body)
     except ValidationError as error:
         raise invalid_body(error.errors()) from error
-    if found.stream:
+    if isinstance(found, Sampled) and found.stream:
         raise ServeError("invalid_field", "nobody is there to read a stream", "stream")
     return found
 

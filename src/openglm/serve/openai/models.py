@@ -125,5 +125,5 @@ def model_object(known: Known, name: str) -> ModelObject:
         return found
     tasks = {"chat": hosted.can_chat, "tools": hosted.can_call_tools, "fill": hosted.can_fill}
     found["max_model_len"] = hosted.context_length
-    found["capabilities"] = ["generate", *(task for task, can in tasks.items() if can)]
+    found["capabilities"] = ["generate", "embed", *(task for task, can in tasks.items() if can)]
     return found
