@@ -175,6 +175,8 @@ def test_jobs(url: str) -> None:
         every[1].finish(job, Outcome("completed"))
     rows, _ = jobs.list("batch", job.key_id, Page())
     assert [row.status for row in rows if row.id == job.id] == ["cancelled"]
+    with pytest.raises(ServeError, match="in work"):
+        jobs.add(Job(id="batch_x", key_id=found[1].key_id, kind="batch", body=odd), "batch_")
     jobs.put_back(found[1])
     jobs.forget("batch")
     for database in databases:

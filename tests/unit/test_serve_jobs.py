@@ -76,6 +76,27 @@ def test_a_job(jobs: Jobs) -> None:
     assert jobs.get("batch", ANN, name).status == "completed"
 
 
+def test_jobs_that_are_alike(jobs: Jobs) -> None:
+    """Two unfinished jobs have what only one may have, or what ended keeps it for ever."""
+
+    def add_alike(number: int, key_id: str = ANN) -> None:
+        body = {"text": "\x00 \ud800"}
+        job = Job(id=f"async-same{number}", key_id=key_id, kind="batch", body=body)
+        jobs.add(job, "async-same")
+
+    add_alike(1)
+    for _ in range(2):
+        with pytest.raises(ServeError) as error:
+            add_alike(2)
+        assert error.value.kind == "duplicate"
+    add_alike(3, BOB)
+    job = claim(jobs)
+    with pytest.raises(ServeError):
+        add_alike(2)
+    jobs.finish(job, DONE)
+    add_alike(2)
+
+
 def test_a_worker_that_died(jobs: Jobs, clock: Clock) -> None:
     """Its job waits for ever, or is done by two at once; or the dead one ends it after all."""
     name = add(jobs)

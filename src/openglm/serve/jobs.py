@@ -73,12 +73,12 @@ class Jobs:
         self.database = database
         self.now = now
 
-    def add(self, job: Job, unique: str | None = None) -> Job:
+    def add(self, job: Job, alike: str | None = None) -> Job:
         """Accepts a job: id, key, kind and body are given, the rest is filled in here.
 
         Args:
             job: the job.
-            unique: field of its body whose text no other unfinished one of the key may have.
+            alike: how its id begins, as that of no other unfinished one of the key may.
 
         Raises:
             ServeError: the key has too many that are unfinished, or one like it.
@@ -91,12 +91,10 @@ class Jobs:
                     f"this key has {MOST_OPEN} unfinished jobs of this kind, as many as it may"
                 )
                 raise ServeError("queue", message, retry_after=LEASE_SECONDS)
-            if unique is not None:
-                text = job.body[unique]
-                like = select(Job.id).where(*own, Job.body[unique].as_string() == text).limit(1)
-                if session.scalar(like) is not None:
-                    message = f"a request {text!r} of this key is in work already"
-                    raise ServeError("duplicate", message, unique)
+            if alike is not None:
+                found = select(Job.id).where(*own, Job.id.startswith(alike)).limit(1)
+                if session.scalar(found) is not None:
+                    raise ServeError("duplicate", "a call of this request_id is in work already")
             session.add(job)
         return job
 

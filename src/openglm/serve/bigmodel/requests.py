@@ -28,6 +28,7 @@ Name = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "maxLength": LONGEST_NAME}, {"type": "number"}]}),
 ]
 """The official tests send numbers as request ids."""
+RequestId = Annotated[Name, Field(min_length=1)]
 
 
 class WebSearch(Wire):
@@ -69,7 +70,7 @@ class V4ChatRequest(ChatRequest):
     """POST /api/paas/v4/chat/completions."""
 
     messages: Annotated[list[AnyMessage], Field(max_length=MOST_MESSAGES)]
-    request_id: Annotated[Name, Field(min_length=1)] | None = None
+    request_id: RequestId | None = None
     user_id: Name | None = None
     do_sample: StrictBool | None = None
     tools: Annotated[list[V4Tool], Field(max_length=MOST_TOOLS)] | None = None  # type: ignore[assignment]
