@@ -6,7 +6,7 @@ With vLLM's names its dashboards work. Times are of one process's monotonic cloc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -57,42 +57,40 @@ class Metrics:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
-        self.registry = CollectorRegistry()
-        self.registry.register(_Engines(engines))
         self.histograms = {
-            name: [
-                Histogram(
-                    f"{prefix}{name}",
-                    text,
-                    ["model_name"],
-                    buckets=buckets,
-                    registry=self.registry,
-                )
-                for prefix in PREFIXES
-            ]
+            name: Histogram(name, text, ["model_name"], buckets=buckets, registry=None)
             for name, (text, buckets) in HISTOGRAMS.items()
         }
         self.counters = {
-            name: [
-                Counter(f"{prefix}{name}", text, ["model_name", *labels], registry=self.registry)
-                for prefix in PREFIXES
-            ]
+            name: Counter(name, text, ["model_name", *labels], registry=None)
             for name, (text, labels) in COUNTERS.items()
         }
+        self.registry = CollectorRegistry()
+        every = [*self.histograms.values(), *self.counters.values(), _Engines(engines)]
+        self.registry.register(_Named(every))
 
     def text(self) -> bytes:
         """All of them in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def observe(self, name: str, model: str, seconds: float) -> None:
-        """Notes a time."""
-        for histogram in self.histograms[name]:
-            histogram.labels(model).observe(seconds)
-
     def count(self, name: str, model: str, *labels: str, by: int = 1) -> None:
         """Counts."""
-        for counter in self.counters[name]:
-            counter.labels(model, *labels).inc(by)
+        self.counters[name].labels(model, *labels).inc(by)
+
+
+class _Named(Collector):
+    """Tells what others collect under each prefix: it is counted once."""
+
+    def __init__(self, every: Sequence[Collector]) -> None:
+        self.every = every
+
+    def collect(self) -> Iterator[Metric]:
+        found = [metric for one in self.every for metric in one.collect()]
+        for prefix in PREFIXES:
+            for one in found:
+                named = Metric(f"{prefix}{one.name}", one.documentation, one.type, one.unit)
+                named.samples = [s._replace(name=f"{prefix}{s.name}") for s in one.samples]
+                yield named
 
 
 class _Engines(Collector):
@@ -103,13 +101,12 @@ class _Engines(Collector):
 
     def collect(self) -> Iterator[Metric]:
         every = self.engines()
-        for prefix in PREFIXES:
-            for kind, table in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, TOTALS)):
-                for name, (text, field) in table.items():
-                    family = kind(f"{prefix}{name}", text, labels=["model_name"])
-                    for model, statistics in every.items():
-                        family.add_metric([model], getattr(statistics, field))
-                    yield family
+        for kind, table in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, TOTALS)):
+            for name, (text, field) in table.items():
+                family = kind(name, text, labels=["model_name"])
+                for model, statistics in every.items():
+                    family.add_metric([model], getattr(statistics, field))
+                yield family
 
 
 class Stopwatch:
@@ -125,15 +122,15 @@ class Stopwatch:
         self.model = model
         self.begun = metrics.clock()
         self.last: dict[int, float] = {}  # completion -> when its last token came
+        self._waits = self._histogram("inter_token_latency_seconds")
 
     def token(self, index: int) -> None:
         """A token of completion `index`."""
         now = self.metrics.clock()
-        if not self.last:
-            self.metrics.observe("time_to_first_token_seconds", self.model, now - self.begun)
         if index in self.last:
-            waited = now - self.last[index]
-            self.metrics.observe("inter_token_latency_seconds", self.model, waited)
+            self._waits.observe(now - self.last[index])
+        elif not self.last:
+            self._histogram("time_to_first_token_seconds").observe(now - self.begun)
         self.last[index] = now
 
     def finished(self, reason: str) -> None:
@@ -143,6 +140,10 @@ class Stopwatch:
     def close(self, prompt_tokens: int, completion_tokens: int) -> None:
         """The end of the call."""
         took = self.metrics.clock() - self.begun
-        self.metrics.observe("e2e_request_latency_seconds", self.model, took)
+        self._histogram("e2e_request_latency_seconds").observe(took)
         self.metrics.count("prompt_tokens", self.model, by=prompt_tokens)
         self.metrics.count("generation_tokens", self.model, by=completion_tokens)
+
+    def _histogram(self, name: str) -> Histogram:
+        """That of this model."""
+        return self.metrics.histograms[name].labels(self.model)

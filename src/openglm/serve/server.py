@@ -71,6 +71,7 @@ class Server(uvicorn.Server):
                 self.draining,
                 host,
                 port,
+                http="h11",  # httptools, taken where it is installed, bounds no headers
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,

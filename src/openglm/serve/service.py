@@ -215,8 +215,11 @@ class _Meter:
             self.admission.spent(*spent)
 
 
-def call(request: Request, identity: Annotated[Identity, Depends(require_key)]) -> Call:
-    """The call of a request: a dependency of routes."""
+async def call(request: Request, identity: Annotated[Identity, Depends(require_key)]) -> Call:
+    """The call of a request: a dependency of routes.
+
+    It awaits nothing, but a plain function would be called in a thread.
+    """
     place = Place(tenant=identity.key_id, deadline=time.monotonic() + REQUEST_SECONDS)
     service = request.app.state.service
     return Call(request=request, service=service, identity=identity, place=place)

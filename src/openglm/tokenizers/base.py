@@ -38,7 +38,7 @@ class Tokenizer(ABC):
         """One more than the largest id."""
         return max(self.num_text_tokens, max(self.special.ids) + 1)
 
-    @property
+    @cached_property
     def command_texts(self) -> dict[int, str]:
         """Id -> text of the tokens that are no text."""
         return self.special.texts

@@ -54,7 +54,7 @@ class CodeGeeXTokenizer(BytePairTokenizer):
         self.run_ids = {n: first + n - 2 for n in range(2, LONGEST_RUN + 1)}
         self.bytes_of |= {token: b" " * n for n, token in self.run_ids.items()}
 
-    @property
+    @cached_property
     def command_texts(self) -> dict[int, str]:
         """See `Tokenizer.command_texts`; tokens for runs of spaces are text."""
         runs = set(self.run_ids.values())
