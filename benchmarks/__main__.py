@@ -22,6 +22,8 @@ NAMES = (
     "agreement",
     "long_context",
     "prefill_bf16",
+    "serve_http",
+    "serve_load",
 )
 GPU_NAMES = ("gpu_decode",)
 REPORT = "report"
