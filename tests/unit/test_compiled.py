@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -106,3 +107,29 @@ def test_the_environment_chooses_kernels(wanted, found):
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
     )
     assert found in done.stdout + done.stderr
+
+
+def test_two_threads_compute_at_once():
+    """Networks that share the threads of the kernels mix up their numbers, or wait for ever.
+
+    One feeds many rows without Python's lock, the other single rows, which take it along.
+    """
+    model = openglm.load("mini", device="cpu", dtype="int8")
+    lengths = {"many": 96, "few": 1}
+    ids = {name: torch.arange(1, length + 1)[None] for name, length in lengths.items()}
+    expected = {name: model.logits(one) for name, one in ids.items()}
+    found = {name: [] for name in ids}
+
+    def work(name, count):
+        for _ in range(count):
+            found[name].append(model.logits(ids[name]))
+
+    counts = {"many": 15, "few": 150}
+    threads = [threading.Thread(target=work, args=one) for one in counts.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    for name, every in found.items():
+        assert len(every) == counts[name]
+        assert all(torch.equal(one, expected[name]) for one in every), name

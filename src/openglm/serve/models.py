@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
@@ -18,7 +17,6 @@ from openglm.serve.errors import ServeError, UnknownModel
 from openglm.serve.hosted import Hosted
 from openglm.serve.known import Known, NotLoaded
 from openglm.serve.runner import EngineRunner
-from openglm.serve.turns import Turns
 
 
 class Models:
@@ -32,7 +30,6 @@ class Models:
     def __init__(self, known: Mapping[str, Known], aliases: Mapping[str, str]) -> None:
         self.known = dict(known)
         self.aliases = dict(aliases)
-        self._turns: defaultdict[torch.device, Turns] = defaultdict(Turns)
         self._one_by_one = asyncio.Lock()  # what fits is only certain once the one before is there
 
     @property
@@ -145,7 +142,7 @@ class Models:
     async def _host(self, one: Known) -> Hosted:
         """Reads a model and begins to step its engine."""
         model, engine = await asyncio.to_thread(_read, one)
-        return Hosted(one.name, model, EngineRunner(engine, self._turns[model.network.device]))
+        return Hosted(one.name, model, EngineRunner(engine))
 
     async def _unload(self, one: Known) -> None:
         assert one.hosted is not None

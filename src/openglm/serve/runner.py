@@ -14,7 +14,6 @@ from openglm.engine.request import Event, Request
 from openglm.engine.writer import Asked, Step
 from openglm.errors import OpenGLMError
 from openglm.log import logger
-from openglm.serve.turns import Turns
 
 
 class EngineFailed(OpenGLMError):
@@ -37,15 +36,13 @@ class EngineRunner:
 
     Args:
         engine: nobody else steps it.
-        turns: of the engines on its device; None if it is alone there.
 
     Attributes:
         failure: what a step raised; the engine is dead then.
     """
 
-    def __init__(self, engine: Engine, turns: Turns | None = None) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.turns = turns or Turns()
         self.failure: Exception | None = None
         self._loop = asyncio.get_running_loop()
         self._open: dict[int, asyncio.Queue[Event | None]] = {}
@@ -142,21 +139,15 @@ class EngineRunner:
     def _run(self) -> None:
         try:
             while self._wait():
-                with self.turns.turn(self):
-                    events = self.engine.step()
-                if events:
+                if events := self.engine.step():
                     self._loop.call_soon_threadsafe(self._deliver, events)
         except Exception as error:
             logger.exception("a step of the engine failed")
             self.failure = error
             self._loop.call_soon_threadsafe(self._tell_all)
-        finally:
-            self.turns.leave(self)
 
     def _wait(self) -> bool:
         """Whether there is work; sleeps until there is, or there never will be."""
-        if not self.engine.has_work:
-            self.turns.leave(self)
         with self._news:
             self._news.wait_for(lambda: self.engine.has_work or self._is_closing)
         return not self._is_closing

@@ -46,11 +46,21 @@ T* at(uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-// Work on many rows takes milliseconds: other Python threads may run meanwhile.
+// Calls that run without Python's lock; it is held where this changes.
+int num_unlocked = 0;
+
+struct Counted {
+    Counted() { num_unlocked++; }
+    ~Counted() { num_unlocked--; }
+};
+
+// Work on many rows takes milliseconds: other Python threads may run meanwhile. Work on a few takes as long if it must wait for such work
+// of another thread; if there is none, nobody else can be at the pool, since who comes there holds Python's lock.
 template <class Work>
 void unlocked(int64_t rows, Work work) {
     constexpr int64_t kManyRows = 16;
-    if (rows < kManyRows) return work();
+    if (rows < kManyRows && num_unlocked == 0) return work();
+    const Counted counted;
     nb::gil_scoped_release release;
     work();
 }
