@@ -72,6 +72,8 @@ class ScriptedNetwork(Transformer):
         if not asking:
             return self.end_id  # no conversation
         asked = asking[-1]
+        if self.ask_id not in ids[asked:]:
+            return self.end_id  # a long conversation is read in pieces
         turn = ids.index(self.ask_id, asked) + 1
         answer, written = self.script(self._spell(ids[:turn])), ids[turn:]
         expected = self.tokenizer.encode_with(answer, {"<|assistant|>"})

@@ -150,7 +150,8 @@ class Worker:
         except Exception:  # of the database: the claim runs out, and the job is due again
             logger.exception("the end of %s could not be stored", job.id)
         finally:
-            del self._running[job.id]
+            if self._running[job.id][0] is running:  # else it was put back, and claimed anew by now
+                del self._running[job.id]
             self._news.set()
 
     async def _outcome(self, running: Running, kind: Kind) -> Outcome:
