@@ -22,7 +22,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-serve: $(VENV)/.serve
+serve: $(VENV)/.web
 	@$(BIN)/glm serve
 
 bench: $(VENV)/.bench
@@ -43,8 +43,8 @@ $(VENV)/.dev: $(VENV)/.base
 	@$(PIP) -e '.[dev]'
 	@touch $@
 
-$(VENV)/.serve: $(VENV)/.base
-	@$(PIP) -e '.[serve]'
+$(VENV)/.web: $(VENV)/.base
+	@$(PIP) -e '.[web]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.base
