@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -42,6 +42,7 @@ from openglm.serve.metrics import Metrics
 from openglm.serve.models import Models
 from openglm.serve.service import Service
 from openglm.serve.settings import ServeSettings
+from openglm.serve.web.door import Door
 from openglm.serve.worker import Worker
 
 BIGMODEL = "/api/paas/v4"
@@ -87,7 +88,8 @@ def create_app(
         service = Service(served, limits, Metrics(served.statistics), files, jobs, worker)
         app.state.service = service
         worker.start(background.kinds(service, keys))
-        yield
+        async with nullcontext() if door is None else door.opened(service):
+            yield
         await worker.close()
         await served.close()
         await limits.close()
@@ -111,7 +113,16 @@ def create_app(
     for kind in (OpenGLMError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
     check_routes(app.routes)
-    return Guard(Locked(app, keys, _refuse_stranger), chosen.guard, _refuse)
+    locked = Locked(app, keys, _refuse_stranger)
+    door = None if chosen.web_path is None else _door(locked, keys, chosen.web_path)
+    return Guard(door or locked, chosen.guard, _refuse)
+
+
+def _door(locked: ASGIApp, keys: KeyStore, path: str) -> Door:
+    """The way in to the web page; its packages are only needed where there is one."""
+    from openglm.serve.web.page import web_page
+
+    return Door(locked, keys, web_page, path)
 
 
 def _in_memory(name: str, model: LanguageModel, settings: ServeSettings) -> Known:

@@ -22,6 +22,7 @@ class ServeSettings:
         files: where they are kept, and how many.
         guard: what requests must be like.
         legacy: POST / answers as the first servers of ChatGLM and CodeGeeX2 did.
+        web_path: where the web page is; None is nowhere.
     """
 
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -30,3 +31,4 @@ class ServeSettings:
     files: FileSettings = field(default_factory=FileSettings)
     guard: GuardSettings = field(default_factory=GuardSettings)
     legacy: bool = False
+    web_path: str | None = None
