@@ -215,14 +215,18 @@ class _Meter:
             self.admission.spent(*spent)
 
 
+def call_of(service: Service, identity: Identity, request: Request) -> Call:
+    """A call that begins now."""
+    place = Place(tenant=identity.key_id, deadline=time.monotonic() + REQUEST_SECONDS)
+    return Call(request=request, service=service, identity=identity, place=place)
+
+
 async def call(request: Request, identity: Annotated[Identity, Depends(require_key)]) -> Call:
     """The call of a request: a dependency of routes.
 
     It awaits nothing, but a plain function would be called in a thread.
     """
-    place = Place(tenant=identity.key_id, deadline=time.monotonic() + REQUEST_SECONDS)
-    service = request.app.state.service
-    return Call(request=request, service=service, identity=identity, place=place)
+    return call_of(request.app.state.service, identity, request)
 
 
 def headers_of(ignored: list[str]) -> dict[str, str]:

@@ -1,0 +1,119 @@
+"""The page: its tabs, once in each language, as an ASGI application behind the door."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+from fastapi import FastAPI, Request
+from starlette.types import ASGIApp
+
+from openglm.serve.keys import KeyStore
+from openglm.serve.service import Service
+from openglm.serve.web import api, chat, fill, models, write
+from openglm.serve.web.calls import Desk
+from openglm.serve.web.fields import html_field
+from openglm.serve.web.form import LANGUAGES, Say, chooser
+
+NAMES = {"en": "English", "zh": "中文"}
+FONTS = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans CJK SC", "sans-serif"]
+MONOSPACE = ["ui-monospace", "SFMono-Regular", "Noto Sans Mono", "monospace"]
+"""Of the reader's own machine: nothing is fetched."""
+CSS = Path(__file__).with_name("page.css")
+
+
+@asynccontextmanager
+async def web_page(service: Service, keys: KeyStore, root: str) -> AsyncGenerator[ASGIApp, None]:
+    """The application while the block runs: ROOT/en/ and ROOT/zh/.
+
+    Args:
+        service: whose models it shows.
+        keys: of those who see it.
+        root: its path, with a slash at the end.
+    """
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    css = CSS.read_text(encoding="utf-8")
+    for language in LANGUAGES:
+        gr.mount_gradio_app(
+            app,
+            _blocks(Desk(service, keys, chooser(language)), language, root),
+            f"{root}{language}",
+            auth_dependency=_who,
+            footer_links=[],
+            run_history=False,
+            show_error=False,
+            ssr_mode=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            pwa=False,
+            theme=_theme(),
+            css=css,
+        )
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+def _who(request: Request) -> str | None:
+    """The id of the key, from the door; without the door nobody is let in."""
+    found: str | None = request.scope.get("openglm.key_id")
+    return found
+
+
+def _theme() -> gr.themes.Base:
+    """Gradio's own, with greys that are dark enough to read."""
+    theme = gr.themes.Default(
+        primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONOSPACE
+    )
+    return theme.set(
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
+
+
+def _blocks(desk: Desk, language: str, root: str) -> gr.Blocks:
+    """The page in one language."""
+    say = desk.say
+    fills = desk.names(lambda hosted: hosted.can_fill)
+    chats = desk.names(lambda hosted: hosted.can_chat)
+    first = "chat" if chats else "fill" if fills else "write"
+    with gr.Blocks(fill_width=True, title="openglm", analytics_enabled=False) as blocks:
+        html_field(_top(say, language, root))
+        with gr.Tabs(selected=first) as tabs:
+            with gr.Tab(say("Chat", "对话"), id="chat"):
+                chat.build(desk, blocks)
+            if fills:
+                with gr.Tab(say("Fill", "填空"), id="fill"):
+                    fill.build(desk)
+            with gr.Tab(say("Write", "写作"), id="write"):
+                write.build(desk)
+            with gr.Tab(label := say("Models", "模型"), id="models"):
+                models.build(desk, tabs, label)
+            with gr.Tab("API", id="api"):
+                api.build(desk, blocks)
+    # Limits decide how many calls run, not the queue of the page.
+    blocks.queue(default_concurrency_limit=None, api_open=False)
+    found: gr.Blocks = blocks
+    return found
+
+
+def _top(say: Say, language: str, root: str) -> str:
+    """The line above the tabs."""
+    others = "".join(
+        f'<a href="{escape(root)}{other}/" hreflang="{other}">{NAMES[other]}</a>'
+        for other in LANGUAGES
+        if other != language
+    )
+    return (
+        f'<div id="top"><h1>openglm</h1>{others}'
+        f'<a href="?__theme=light">{say("Light", "浅色")}</a>'
+        f'<a href="?__theme=dark">{say("Dark", "深色")}</a>'
+        f'<form method="post" action="{escape(root)}logout">'
+        f"<button>{say('Log out', '退出')}</button></form></div>"
+    )
