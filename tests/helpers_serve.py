@@ -115,9 +115,8 @@ def serving(
     with tempfile.TemporaryDirectory() as folder:
         database = Database(f"sqlite:///{folder}/serve.db")
         keys = KeyStore(database, Path(folder) / "serve.key")
-        key = keys.create(
-            "test", role, requests_per_minute=requests_per_minute, concurrency=concurrency
-        )
+        bounds = {"requests_per_minute": requests_per_minute, "concurrency": concurrency}
+        key = keys.create("test", role, **bounds)
         with_keys(keys)
         settings.setdefault("files", FileSettings(Path(folder) / "files"))
         app = around(create_app(models, database, keys, ServeSettings(**settings)), key)

@@ -110,6 +110,8 @@ FLAGS = {
         "--origin",
         "--drain-seconds",
         "--legacy",
+        "--web-path",
+        "--no-web",
         "--database",
         "--config",
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,8 @@ SERVER_FLAGS = {
     "origin": "origins",
     "drain_seconds": "drain_seconds",
     "legacy": "legacy",
+    "web_path": "web_path",
+    "no_web": "no_web",
     "database": "database",
 }
 """Flag -> key of `[server]` that it stands for, or replaces."""
@@ -91,6 +94,12 @@ def serve(
         bool,
         typer.Option("--legacy", help=say("POST / as ChatGLM's api.py.", "兼容旧版 api.py 接口。")),
     ] = False,
+    web_path: Annotated[
+        str | None, typer.Option(help=say("Of the web page; else /.", "网页的路径，默认 /。"))
+    ] = None,
+    no_web: Annotated[
+        bool, typer.Option("--no-web", help=say("No web page.", "不提供网页。"))
+    ] = False,
     database: DatabaseUrl = None,
     config: Annotated[
         Path | None,
@@ -118,10 +127,12 @@ def serve(
     found = ServeFile() if config is None else read_serve_file(config)
     chosen = _with_flags(found, _given(context))
     server = chosen.server
+    page = _path_of_page(server.web_path, server.no_web)
     settings = ServeSettings(
         aliases=chosen.aliases,
         limits=chosen.limits,
         legacy=server.legacy,
+        web_path=page,
         guard=GuardSettings(KnownNames(server.public_names, server.origins)),
     )
     known = {one.name: one for one in (model.known() for model in chosen.models)}
@@ -131,7 +142,7 @@ def serve(
     state = Database(server.database)
     keys = KeyStore(state)
     app = create_app(known, state, keys, settings)
-    _greet(", ".join(known), server.host, server.port, keys)
+    _greet(", ".join(known), f"http://{server.host}:{server.port}", page, keys)
     Server(app, server.host, server.port, server.drain_seconds).run()
 
 
@@ -166,12 +177,30 @@ def _with_flags(file: ServeFile, given: dict[str, Any]) -> ServeFile:
     )
 
 
-def _greet(models: str, host: str, port: int, keys: KeyStore) -> None:
+def _path_of_page(wanted: str | None, is_unwanted: bool) -> str | None:
+    """Where the web page is to be; None if there is to be none, or its packages are missing."""
+    from openglm.cli.output import console
+
+    if is_unwanted and wanted is not None:
+        raise UsageError("--web-path and --no-web exclude each other")
+    if is_unwanted:
+        return None
+    if find_spec("gradio") is not None:
+        return wanted or "/"
+    hint = "pip install 'openglm[web]'"
+    if wanted is not None:
+        raise UsageError("the web page needs gradio, which is not installed", hint=hint)
+    console.print(say(f"no web page: {hint}", f"没有网页：{hint}"), markup=False)
+    return None
+
+
+def _greet(models: str, address: str, page: str | None, keys: KeyStore) -> None:
     """Says where the server is, and the first key, once."""
     from openglm.cli.output import console
 
-    address = f"http://{host}:{port}"
     console.print(f"{models}: {address}/v1 (OpenAI), {address}/api/paas/v4 (BigModel)")
+    if page is not None:
+        console.print(say(f"web page: {address}{page}", f"网页：{address}{page}"))
     if keys.list_keys():
         console.print(say("keys: glm keys list", "密钥：glm keys list"))
         return

@@ -62,6 +62,8 @@ class ServerTable:
         origins: of web pages that may call it.
         drain_seconds: for calls in work at the end.
         legacy: POST / answers as the first servers of ChatGLM and CodeGeeX2 did.
+        web_path: of the web page; None = /, if its packages are there.
+        no_web: there is no web page.
         database: URL; None = SQLite in the user folder.
     """
 
@@ -71,6 +73,8 @@ class ServerTable:
     origins: list[str] = field(default_factory=list)
     drain_seconds: float = 60.0
     legacy: bool = False
+    web_path: str | None = None
+    no_web: bool = False
     database: str | None = None
 
 
