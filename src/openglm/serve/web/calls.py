@@ -38,9 +38,12 @@ class Desk:
     keys: KeyStore
     say: Say
 
-    def names(self, fits: Callable[[Hosted], bool] = lambda hosted: True) -> list[str]:
-        """Models of some sort, the default first."""
-        return [name for name, one in self.service.models.hosted.items() if fits(one)]
+    def names(self, fits: Callable[[Hosted], bool] | None = None) -> list[str]:
+        """All models, loaded or not, the default first; or those loaded that are of some sort."""
+        models = self.service.models
+        if fits is None:
+            return list(models.known)
+        return [name for name, one in models.hosted.items() if fits(one)]
 
     async def who(self, request: gr.Request) -> Identity:
         """Whose session a request belongs to.
@@ -68,7 +71,7 @@ class Desk:
             call = call_of(self.service, await self.who(request), request.request)
             hosted = call.models.find(wish.model)
             try:
-                async with call.entering(wish.sampling["max_tokens"]):
+                async with call.entering(wish.sampling["max_tokens"], of=hosted):
                     yield call, hosted
             finally:
                 call.leave()
