@@ -104,14 +104,18 @@ def _line(row: Row, figure: Figure) -> str:
     if figure.own is not None and figure.peer is not None and row.against:
         own, peer = _number(figure.own, ""), _number(figure.peer, row.unit)
         measured = f"{own}, {row.against} {peer}"
-    wanted, met = "", ""
-    for sign, bound, good in (
-        ("≥", row.at_least, lambda bound: figure.value >= bound),
-        ("≤", row.at_most, lambda bound: figure.value <= bound),
-    ):
-        if bound is not None:
-            scaled = bound * 1e9 if unit == "GB" else bound
-            wanted, met = f"{sign} {_number(scaled, unit)}", "yes" if good(scaled) else "**no**"
+    scale = 1e9 if unit == "GB" else 1
+    bounds = {
+        sign: bound * scale
+        for sign, bound in (("≥", row.at_least), ("≤", row.at_most))
+        if bound is not None
+    }
+    is_met = all(
+        figure.value >= bound if sign == "≥" else figure.value <= bound
+        for sign, bound in bounds.items()
+    )
+    wanted = ", ".join(f"{sign} {_number(bound, unit)}" for sign, bound in bounds.items())
+    met = ("yes" if is_met else "**no**") if bounds else ""
     return f"| {figure.label} | {measured} | {ratio} | {wanted} | {met} |\n"
 
 
