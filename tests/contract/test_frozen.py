@@ -114,6 +114,8 @@ FLAGS = {
         "--no-web",
         "--database",
         "--config",
+        "--ray",
+        "--replicas",
     },
     "keys": set(),
     "keys create": {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +19,8 @@ from openglm.errors import UsageError
 if TYPE_CHECKING:
     from openglm.serve.config_file import ServeFile
     from openglm.serve.keys import KeyStore
+    from openglm.serve.known import Known
+    from openglm.serve.model_table import ModelTable
 
 SERVER_FLAGS = {
     "host": "host",
@@ -105,6 +109,13 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help=say("Like serve.toml.", "配置文件，如 serve.toml。")),
     ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help=say("Run replicas under Ray Serve.", "由 Ray Serve 运行副本。")),
+    ] = False,
+    replicas: Annotated[
+        str | None, typer.Option(help=say("With --ray: 2, or 1-4.", "与 --ray 同用：2，或 1-4。"))
+    ] = None,
 ) -> None:
     """Loads models and answers until Ctrl-C; the first time it makes a key and shows it.
 
@@ -135,15 +146,37 @@ def serve(
         web_path=page,
         guard=GuardSettings(KnownNames(server.public_names, server.origins)),
     )
-    known = {one.name: one for one in (model.known() for model in chosen.models)}
-    for one in known.values():
+    if replicas is not None and not ray:
+        raise UsageError(f"--replicas {replicas} goes with --ray")
+    with _replicated(chosen.models, replicas) if ray else _here(chosen.models) as known:
+        state = Database(server.database)
+        keys = KeyStore(state)
+        app = create_app(known, state, keys, settings)
+        _greet(", ".join(known), f"http://{server.host}:{server.port}", page, keys)
+        Server(app, server.host, server.port, server.drain_seconds).run()
+
+
+@contextmanager
+def _here(models: Sequence[ModelTable]) -> Iterator[dict[str, Known]]:
+    """Models of this process, by name; those of the start are read."""
+    known = [model.known() for model in models]
+    for one in known:
         if one.loads_at_start:
             one.prepare()
-    state = Database(server.database)
-    keys = KeyStore(state)
-    app = create_app(known, state, keys, settings)
-    _greet(", ".join(known), f"http://{server.host}:{server.port}", page, keys)
-    Server(app, server.host, server.port, server.drain_seconds).run()
+    yield {one.name: one for one in known}
+
+
+@contextmanager
+def _replicated(
+    models: Sequence[ModelTable], replicas: str | None
+) -> Iterator[dict[str, Known]]:
+    """Models in processes of their own, by name."""
+    from openglm.serve.replicas.cluster import Scale, cluster
+    from openglm.serve.replicas.models import replicated_models
+
+    scale = Scale.parse(replicas or "1")
+    with cluster(), replicated_models(models, scale) as known:
+        yield known
 
 
 def _given(context: typer.Context) -> dict[str, Any]:

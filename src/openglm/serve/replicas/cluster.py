@@ -1,0 +1,145 @@
+"""Replicas under Ray Serve, which starts them, watches them, replaces them and scales them.
+
+Ray's own HTTP proxy is not used. It sends a call again only if no replica had taken it; when the
+replica that writes an answer dies, it answers 500 or breaks the stream off (ray 2.5x, module
+`ray.serve._private.proxy`). And keys, limits and counts would be one set for each replica. So our
+server stands in front, and calls replicas by their handle.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import NodeDiedError, RayActorError, WorkerCrashedError
+
+from openglm.errors import UsageError
+from openglm.home import find_model
+from openglm.serve.replicas.engine import RemoteModel
+from openglm.serve.replicas.orders import Line, Order, Parcel, ReplicaDied
+from openglm.serve.replicas.replica import Replica, Source
+from openglm.tokenizers import find_tokenizer, require_tokenizer
+
+DEATHS = (RayActorError, NodeDiedError, WorkerCrashedError)
+"""What Ray raises when the process of a replica is gone, or cannot be reached."""
+MOST_AT_ONCE = 256
+"""Requests of one replica; its engine lets some of them wait."""
+BUSY = 16
+"""Requests at once for each replica, from which on another one is started."""
+HEALTH_SECONDS = 5.0
+STORE_BYTES = 100 << 20
+"""Of shared memory on this machine; nothing large is ever in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How many replicas there are.
+
+    Args:
+        least: always.
+        most: when there is much to do.
+    """
+
+    least: int = 1
+    most: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Scale:
+        """From "2" or "1-4"; `UsageError` for anything else."""
+        least, _, most = text.partition("-")
+        words = least, most or least
+        if all(word.isascii() and word.isdigit() for word in words):
+            scale = cls(*map(int, words))
+            if 1 <= scale.least <= scale.most:
+                return scale
+        raise UsageError(
+            f"replicas {text!r}: a number or a range, from 1 on", hint="such as 2, 1-4"
+        )
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Ray for the time of the block: the cluster that RAY_ADDRESS names, or one of this machine.
+
+    A cluster has no password: whoever reaches its ports can run programs on it.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call home
+    own: dict[str, Any] = {}
+    if not os.environ.get("RAY_ADDRESS"):
+        own = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+        own |= {"_node_ip_address": "127.0.0.1"}
+    ray.init(**own)
+    try:
+        serve.start(proxy_location="Disabled")
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def replicated(source: Source, name: str, scale: Scale) -> Iterator[RemoteModel]:
+    """A model whose replicas live as long as the block; inside of `cluster`.
+
+    Args:
+        source: what each replica loads.
+        name: of the model.
+        scale: how many.
+    """
+    folder = find_model(source.model)
+    if Path(source.model).exists():  # replicas may be started elsewhere
+        source = replace(source, model=str(folder.resolve()))
+    tokenizer = (
+        find_tokenizer(folder)
+        if source.tokenizer is None
+        else require_tokenizer(Path(source.tokenizer), folder)
+    )
+    deployment = serve.deployment(Replica).options(
+        name="replica",
+        max_ongoing_requests=MOST_AT_ONCE,
+        autoscaling_config={
+            "min_replicas": scale.least,
+            "max_replicas": scale.most,
+            "target_ongoing_requests": BUSY,
+        },
+        ray_actor_options=_share(source.device, scale),
+        health_check_period_s=HEALTH_SECONDS,
+    )
+    handle = serve.run(deployment.bind(source), name=name, route_prefix=None)
+    try:
+        about = handle.describe.remote().result()
+        yield RemoteModel(name, about, tokenizer, line(handle))
+    finally:
+        serve.delete(name)
+
+
+def line(handle: Any) -> Line:
+    """The way to the replicas of a deployment; Ray picks the one with the fewest requests of two."""
+    write = handle.options(method_name="write", stream=True)
+
+    async def order(asked: Order) -> AsyncGenerator[Parcel, None]:
+        parcels = write.remote(asked)
+        try:
+            async for parcel in parcels:
+                yield parcel
+        except DEATHS as error:
+            raise ReplicaDied(str(error).splitlines()[0]) from error
+        finally:
+            parcels.cancel()
+
+    return order
+
+
+def _share(device: str, scale: Scale) -> dict[str, int]:
+    """What each replica has of the cluster: a GPU, or its part of the processors."""
+    resources = ray.cluster_resources()
+    wants_gpu = resources.get("GPU", 0) > 0 if device == "auto" else device.startswith("cuda")
+    if wants_gpu:
+        return {"num_cpus": 1, "num_gpus": 1}
+    largest = max(node["Resources"].get("CPU", 0) for node in ray.nodes())
+    return {"num_cpus": max(1, int(min(largest, resources["CPU"] / scale.most)))}
