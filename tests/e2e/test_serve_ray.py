@@ -10,13 +10,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import httpx2
 import pytest
 
 pytest.importorskip("ray", reason="replicas are an extra: '.[ray]'")
-psutil = pytest.importorskip("psutil", reason="finds the processes of replicas")
 
 import openglm
 
@@ -63,9 +63,23 @@ async def until_ready(client: httpx2.AsyncClient, server: subprocess.Popen[str])
                 await asyncio.sleep(0.2)
 
 
-def replicas(server: subprocess.Popen[str]) -> list[psutil.Process]:
-    every = psutil.Process(server.pid).children(recursive=True)
-    return [one for one in every if "ServeReplica" in " ".join(one.cmdline())]
+def replicas(server: subprocess.Popen[str]) -> list[int]:
+    """Processes below the server in which Ray runs a replica, as it calls them."""
+    parents, found = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            parents[int(folder.name)] = int(state[1])
+            if b"ServeReplica" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return [one for one in found if server.pid in ancestors(one, parents)]
+
+
+def ancestors(process: int, parents: dict[int, int]) -> list[int]:
+    found = []
+    while process := parents.get(process, 0):
+        found.append(process)
+    return found
 
 
 async def ask(client: httpx2.AsyncClient, prompt: str, begun: list[str]) -> str:
@@ -97,12 +111,13 @@ def test_a_replica_is_killed_under_load(tmp_path):
         headers = {"Authorization": f"Bearer {key}"}
         async with httpx2.AsyncClient(base_url=address, headers=headers, timeout=120) as client:
             await until_ready(client, server)
-            first, second = replicas(server)
+            processes = replicas(server)
+            assert len(processes) == 2
             begun: list[str] = []
             calls = [asyncio.create_task(ask(client, prompt, begun)) for prompt in prompts]
             while len(begun) < CLIENTS // 3:
                 await asyncio.sleep(0.01)
-            first.send_signal(signal.SIGKILL)
+            os.kill(processes[0], signal.SIGKILL)
             assert len(begun) < CLIENTS, "nothing was waiting: the test is too slow to tell"
             found = await asyncio.gather(*calls)
             again = await ask(client, prompts[0], begun)

@@ -130,7 +130,7 @@ def test_what_a_request_does_wrong(replica):
     """An error of one request is taken for the death of a replica, or its words are lost."""
 
     async def line(order: Order) -> AsyncGenerator[Parcel, None]:
-        error = pickle.loads(pickle.dumps(RequestError("no token is left", hint="allow some")))  # noqa: S301
+        error = pickle.loads(pickle.dumps(RequestError("no token is left", hint="allow some")))
         yield replica._parcel([], error)
 
     model = remote(replica, line)

@@ -119,7 +119,7 @@ def replicated(source: Source, name: str, scale: Scale) -> Iterator[RemoteModel]
 
 
 def line(handle: Any) -> Line:
-    """The way to the replicas of a deployment; Ray picks the one with the fewest requests of two."""
+    """The way to the replicas of a deployment: of two drawn by Ray, to that with fewer requests."""
     write = handle.options(method_name="write", stream=True)
 
     async def order(asked: Order) -> AsyncGenerator[Parcel, None]:
