@@ -1,23 +1,20 @@
 """Replicas under Ray Serve, which starts them, watches them, replaces them and scales them.
 
 Ray's own HTTP proxy is not used. It sends a call again only if no replica had taken it; when the
-replica that writes an answer dies, it answers 500 or breaks the stream off (ray 2.5x, module
+replica that writes an answer dies, it answers 500 or breaks the stream off (ray 2.60, module
 `ray.serve._private.proxy`). And keys, limits and counts would be one set for each replica. So our
 server stands in front, and calls replicas by their handle.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import ray
-from ray import serve
-from ray.exceptions import NodeDiedError, RayActorError, WorkerCrashedError
 
 from openglm.errors import UsageError
 from openglm.home import find_model
@@ -26,8 +23,10 @@ from openglm.serve.replicas.orders import Line, Order, Parcel, ReplicaDied
 from openglm.serve.replicas.replica import Replica, Source
 from openglm.tokenizers import find_tokenizer, require_tokenizer
 
-DEATHS = (RayActorError, NodeDiedError, WorkerCrashedError)
-"""What Ray raises when the process of a replica is gone, or cannot be reached."""
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+"""Ray would call home."""
+LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Without a cluster Ray listens on the loopback address, as it does on those two systems."""
 MOST_AT_ONCE = 256
 """Requests of one replica; its engine lets some of them wait."""
 BUSY = 16
@@ -67,18 +66,32 @@ class Scale:
 def cluster() -> Iterator[None]:
     """Ray for the time of the block: the cluster that RAY_ADDRESS names, or one of this machine.
 
-    A cluster has no password: whoever reaches its ports can run programs on it.
+    Raises:
+        UsageError: it is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call home
     own: dict[str, Any] = {}
-    if not os.environ.get("RAY_ADDRESS"):
+    environment = QUIET
+    if is_local := not os.environ.get("RAY_ADDRESS"):
         own = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-        own |= {"_node_ip_address": "127.0.0.1"}
-    ray.init(**own)
+        environment = QUIET | LOCAL
+    for name, value in environment.items():  # Ray reads them when it is imported
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+        from ray import serve
+    except ImportError as error:
+        raise UsageError(
+            f"replicas need packages that are not installed: {error}",
+            hint="pip install 'openglm[ray]'",
+        ) from error
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    ray.init(logging_level=logging.WARNING, log_to_driver=False, **own)
     try:
         serve.start(proxy_location="Disabled")
         yield
     finally:
+        if is_local:
+            serve.shutdown()
         ray.shutdown()
 
 
@@ -91,6 +104,8 @@ def replicated(source: Source, name: str, scale: Scale) -> Iterator[RemoteModel]
         name: of the model.
         scale: how many.
     """
+    from ray import serve
+
     folder = find_model(source.model)
     if Path(source.model).exists():  # replicas may be started elsewhere
         source = replace(source, model=str(folder.resolve()))
@@ -109,17 +124,22 @@ def replicated(source: Source, name: str, scale: Scale) -> Iterator[RemoteModel]
         },
         ray_actor_options=_share(source.device, scale),
         health_check_period_s=HEALTH_SECONDS,
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
     handle = serve.run(deployment.bind(source), name=name, route_prefix=None)
     try:
         about = handle.describe.remote().result()
         yield RemoteModel(name, about, tokenizer, line(handle))
     finally:
+        handle.shutdown()
         serve.delete(name)
 
 
 def line(handle: Any) -> Line:
     """The way to the replicas of a deployment: of two drawn by Ray, to that with fewer requests."""
+    from ray.exceptions import NodeDiedError, RayActorError, WorkerCrashedError
+
+    deaths = RayActorError, NodeDiedError, WorkerCrashedError  # or it cannot be reached
     write = handle.options(method_name="write", stream=True)
 
     async def order(asked: Order) -> AsyncGenerator[Parcel, None]:
@@ -127,7 +147,7 @@ def line(handle: Any) -> Line:
         try:
             async for parcel in parcels:
                 yield parcel
-        except DEATHS as error:
+        except deaths as error:
             raise ReplicaDied(str(error).splitlines()[0]) from error
         finally:
             parcels.cancel()
@@ -137,6 +157,8 @@ def line(handle: Any) -> Line:
 
 def _share(device: str, scale: Scale) -> dict[str, int]:
     """What each replica has of the cluster: a GPU, or its part of the processors."""
+    import ray
+
     resources = ray.cluster_resources()
     wants_gpu = resources.get("GPU", 0) > 0 if device == "auto" else device.startswith("cuda")
     if wants_gpu:
