@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import pickle
+import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -18,7 +19,8 @@ import httpx2
 import openglm
 from helpers_serve import serving
 from openglm.engine.writer import Asked
-from openglm.errors import RequestError
+from openglm.errors import RequestError, UsageError
+from openglm.serve.replicas.cluster import LOCAL, QUIET, Scale, cluster
 from openglm.serve.replicas.engine import MOST_DEATHS, RemoteModel
 from openglm.serve.replicas.orders import Line, Order, Parcel, ReplicaDied
 from openglm.serve.replicas.replica import Replica, Source
@@ -186,6 +188,32 @@ def test_a_deadline_without_replicas(replica):
         return reasons[-1]
 
     assert asyncio.run(write()) == "deadline"
+
+
+def test_how_many_replicas():
+    """A slip in the range starts another number of replicas."""
+    assert Scale.parse("2") == Scale(2, 2)
+    assert Scale.parse("1-16") == Scale(1, 16)
+    for text in ("", "0", "3-1", "1-", "-2", "2 ", "two", "1-2-3", "٣"):
+        with pytest.raises(UsageError, match="a number or a range"):
+            Scale.parse(text)
+
+
+def test_replicas_belong_to_ray(monkeypatch):
+    """An option is accepted and ignored, or a missing package ends in a traceback."""
+    from typer.testing import CliRunner
+
+    from openglm.cli.main import app
+
+    found = CliRunner().invoke(app, ["serve", "--replicas", "2"])
+    assert isinstance(found.exception, UsageError)
+    assert "goes with --ray" in str(found.exception)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in (*QUIET, *LOCAL):
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(UsageError, match=r"openglm\[ray\]"), cluster():
+        pass
 
 
 def test_requests_are_checked_in_front(replica):

@@ -167,9 +167,7 @@ def _here(models: Sequence[ModelTable]) -> Iterator[dict[str, Known]]:
 
 
 @contextmanager
-def _replicated(
-    models: Sequence[ModelTable], replicas: str | None
-) -> Iterator[dict[str, Known]]:
+def _replicated(models: Sequence[ModelTable], replicas: str | None) -> Iterator[dict[str, Known]]:
     """Models in processes of their own, by name."""
     from openglm.serve.replicas.cluster import Scale, cluster
     from openglm.serve.replicas.models import replicated_models

@@ -170,5 +170,7 @@ def first_stop(text: str, stop: Sequence[str], start: int = 0) -> int | None:
 
 def held_back(text: str, stop: Sequence[str]) -> int:
     """Length of the longest end of `text` with which a stop string begins."""
+    if not stop:
+        return 0
     lengths = range(min(len(text), max(map(len, stop), default=0)), 0, -1)
     return next((n for n in lengths if any(one.startswith(text[-n:]) for one in stop)), 0)

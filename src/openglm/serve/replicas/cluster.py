@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ MOST_AT_ONCE = 256
 BUSY = 16
 """Requests at once for each replica, from which on another one is started."""
 HEALTH_SECONDS = 5.0
+RANGE = re.compile("([0-9]{1,4})(?:-([0-9]{1,4}))?")
 STORE_BYTES = 100 << 20
 """Of shared memory on this machine; nothing large is ever in it."""
 
@@ -51,12 +53,11 @@ class Scale:
     @classmethod
     def parse(cls, text: str) -> Scale:
         """From "2" or "1-4"; `UsageError` for anything else."""
-        least, _, most = text.partition("-")
-        words = least, most or least
-        if all(word.isascii() and word.isdigit() for word in words):
-            scale = cls(*map(int, words))
-            if 1 <= scale.least <= scale.most:
-                return scale
+        found = RANGE.fullmatch(text)
+        if found is not None:
+            least, most = int(found[1]), int(found[2] or found[1])
+            if 1 <= least <= most:
+                return cls(least, most)
         raise UsageError(
             f"replicas {text!r}: a number or a range, from 1 on", hint="such as 2, 1-4"
         )
