@@ -69,6 +69,12 @@ def models(tmp_path_factory):
     return {**made, "mini": openglm.load()}
 
 
+def succeeds(row, found, monkeypatch):
+    """Whether an attack does; one fault is enough."""
+    monkeypatch.setattr("openglm.attacks.attack.MOST_FAULTS", 1)
+    return launch(ROWS[row], found).state == "failed"
+
+
 @contextmanager
 def target(models, model, **settings):
     with serving({model: models[model]}, engine=SMALL, **settings) as (address, key):
@@ -132,11 +138,11 @@ AROUND = {
 
 
 @pytest.mark.parametrize("row", AROUND)
-def test_a_broken_server_fails(row, models):
+def test_a_broken_server_fails(row, models, monkeypatch):
     """The attack sees nothing: it would pass on any server."""
     with target(models, "glm-4", around=AROUND[row]) as found:
         found.client.timeout = 10.0  # some never answer
-        assert launch(ROWS[row], found).state == "failed"
+        assert succeeds(row, found, monkeypatch)
 
 
 def test_a_traceback_is_seen(models):
@@ -146,11 +152,11 @@ def test_a_traceback_is_seen(models):
         assert any("traceback" in note for note in notes)
 
 
-def test_without_limits_of_size(models):
+def test_without_limits_of_size(models, monkeypatch):
     """A server reads gigabytes, and the attack does not see it."""
     guard = GuardSettings(body=BodyLimits(bytes=10**12, seconds=3.0), header_bytes=10**9)
     with target(models, "glm-4", guard=guard) as found:
-        assert launch(ROWS["R4-large"], found).state == "failed"
+        assert succeeds("R4-large", found, monkeypatch)
 
 
 def test_tokens_in_the_event_loop(models, monkeypatch):
@@ -163,7 +169,7 @@ def test_tokens_in_the_event_loop(models, monkeypatch):
     monkeypatch.setattr(hosted, "LONGEST_TOKEN_BYTES", 1 << 40)
     monkeypatch.setattr("openglm.attacks.sizes.WAIT_SECONDS", 0.2)
     with target(models, "mini") as found:
-        assert launch(ROWS["R5"], found).state == "failed"
+        assert succeeds("R5", found, monkeypatch)
 
 
 def test_schemas_that_break_the_compiler(models, monkeypatch):
@@ -174,7 +180,7 @@ def test_schemas_that_break_the_compiler(models, monkeypatch):
 
     monkeypatch.setattr(GrammarCompiler, "compile", compile_)
     with target(models, "glm-4") as found:
-        assert launch(ROWS["R6"], found).state == "failed"
+        assert succeeds("R6", found, monkeypatch)
 
 
 def test_places_that_are_never_free(models, monkeypatch):
@@ -182,7 +188,7 @@ def test_places_that_are_never_free(models, monkeypatch):
     monkeypatch.setattr(load, "FREE_SECONDS", 1.0)
     with target(models, "glm-4", concurrency=16) as found:
         monkeypatch.setattr(Call, "leave", lambda self: None)
-        assert launch(ROWS["R8"], found).state == "failed"
+        assert succeeds("R8", found, monkeypatch)
 
 
 def test_a_cache_for_everybody(models, monkeypatch):
@@ -193,7 +199,7 @@ def test_a_cache_for_everybody(models, monkeypatch):
         models, "glm-4", with_keys=lambda keys: others.append(keys.create("other"))
     ) as found:
         found.other_key = others[0]
-        assert launch(ROWS["R12"], found).state == "failed"
+        assert succeeds("R12", found, monkeypatch)
 
 
 def test_requests_that_nobody_ends(models, monkeypatch):
@@ -201,7 +207,7 @@ def test_requests_that_nobody_ends(models, monkeypatch):
     monkeypatch.setattr(load, "FREE_SECONDS", 1.0)
     monkeypatch.setattr(Engine, "cancel", lambda self, request_id: None)
     with target(models, "glm-4") as found:
-        assert launch(ROWS["R9"], found).state == "failed"
+        assert succeeds("R9", found, monkeypatch)
 
 
 def test_a_server_that_evaluates(models, monkeypatch):
@@ -214,7 +220,7 @@ def test_a_server_that_evaluates(models, monkeypatch):
     monkeypatch.setattr("openglm.chat.streaming._as_json", evaluated)
     monkeypatch.setattr("openglm.attacks.prompts.SLEEP", "tool_call(x=1)")
     with target(models, "chatglm3") as found:
-        assert launch(ROWS["P1"], found).state == "failed"
+        assert succeeds("P1", found, monkeypatch)
 
 
 def test_texts_that_are_commands(models, monkeypatch):
@@ -225,10 +231,10 @@ def test_texts_that_are_commands(models, monkeypatch):
         type(tokenizer), "encode", lambda self, text: self.encode_with(text, commands)
     )
     with target(models, "glm-4") as found:
-        assert launch(ROWS["P2"], found).state == "failed"
+        assert succeeds("P2", found, monkeypatch)
 
 
-def test_a_log_that_believes_clients(models, tmp_path):
+def test_a_log_that_believes_clients(models, tmp_path, monkeypatch):
     """Clients write lines into the log, and the attack does not see it."""
     log = tmp_path / "serve.log"
     handler = logging.FileHandler(log)
@@ -236,7 +242,7 @@ def test_a_log_that_believes_clients(models, tmp_path):
     try:
         with target(models, "glm-4", around=broken.logs_what_is_sent) as found:
             found.log = log
-            assert launch(ROWS["P8"], found).state == "failed"
+            assert succeeds("P8", found, monkeypatch)
     finally:
         logging.getLogger("openglm").removeHandler(handler)
         handler.close()
@@ -270,7 +276,7 @@ def test_a_broken_loader_fails(row, models, monkeypatch):
     """A folder from the internet does what it wants, and the attack does not see it."""
     monkeypatch.setattr("openglm.attacks.artefacts.load_checkpoint", LOADERS[row])
     with target(models, "glm-4") as found:
-        assert launch(ROWS[row], found).state == "failed"
+        assert succeeds(row, found, monkeypatch)
 
 
 @contextmanager

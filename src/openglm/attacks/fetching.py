@@ -34,6 +34,8 @@ def addresses(target: Target) -> Iterator[str]:
                 yield from unharmed(f"{what} {address[:60]}", found)
                 if SHOWN in found.text:
                     yield f"{what} {address[:60]}: the answer shows a file"
+            if visits:  # one is enough to know
+                break
         time.sleep(WAIT_SECONDS)
         yield from visits
 
