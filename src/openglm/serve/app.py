@@ -158,12 +158,18 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """All that the path of a request has; the framework would name those of its first route."""
-    path, found = request.url.path, set()
-    for route in iter_route_contexts(request.app.routes):
-        if route.path is not None and compile_path(route.path)[0].match(path):
-            found |= route.methods or set()
-    return sorted(found)
+    """All that the path of a request has; the framework would name those of its first route.
+
+    A path that is written out goes before one with names in it, as in OpenAPI.
+    """
+    path = request.url.path
+    routes = [
+        route
+        for route in iter_route_contexts(request.app.routes)
+        if route.path is not None and compile_path(route.path)[0].match(path)
+    ]
+    routes = [route for route in routes if route.path == path] or routes
+    return sorted(set().union(*(route.methods or () for route in routes)))
 
 
 def _refuse_stranger(scope: Scope, error: AuthenticationFailed) -> Response:
