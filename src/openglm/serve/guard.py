@@ -36,7 +36,7 @@ SECURITY_HEADERS = {
 """Of responses that do not set them; a page sets the policy that it needs itself."""
 CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
 CORS_HEADERS = ("Authorization", "Content-Type", "X-Request-Id")
-CORS_EXPOSED = ("Retry-After", "X-Request-Id")
+CORS_EXPOSED = ("Retry-After", "X-Request-Id", "X-OpenGLM-Ignored")
 
 Refuse = Callable[[Scope, int, str], Response]
 """Makes the response of a refusal from scope, status and message."""
@@ -130,7 +130,11 @@ class Guard:
 
 
 class _Exchange:
-    """One request and its response, which gets the security headers."""
+    """One request and its response, which gets the security headers.
+
+    A client that does not read ends it. A timeout of its own for each message would cost more than
+    all else that is done with a token here, so one timer looks after all.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, settings: GuardSettings) -> None:
         self._scope = scope
@@ -139,18 +143,31 @@ class _Exchange:
         limits = settings.body
         self._body = Body(receive, limits.of(scope["path"]), limits.seconds)
         self._is_started = False
-        self._is_read = True
+        self._blocked_since: float | None = None  # by a client that does not read
 
     async def run(self, app: ASGIApp) -> int | None:
         """Runs the application; the status to refuse with if its body was not taken."""
+        self._timer = asyncio.get_running_loop().call_later(self._read_seconds, self._look)
         try:
-            await app(self._scope, self._body.receive, self._send_of_app)
+            async with asyncio.timeout(None) as self._patience:
+                await app(self._scope, self._body.receive, self._send_of_app)
         except Exception:
-            if not self._is_read:  # the server closes a connection whose response is not complete
+            if self._patience.expired():  # the server closes a connection with half a response
                 return None
             if self._body.refused_with is None or self._is_started:
                 raise
+        finally:
+            self._timer.cancel()
         return None if self._is_started else self._body.refused_with
+
+    def _look(self) -> None:
+        """Ends the application if a message has been on its way for too long."""
+        loop = asyncio.get_running_loop()
+        since = loop.time() if self._blocked_since is None else self._blocked_since
+        if loop.time() >= since + self._read_seconds:
+            self._patience.reschedule(loop.time())
+        else:
+            self._timer = loop.call_at(since + self._read_seconds, self._look)
 
     async def _send_of_app(self, message: Message) -> None:
         """Sends a message of the application.
@@ -168,9 +185,9 @@ class _Exchange:
             headers = MutableHeaders(scope=message)
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
+        if self._blocked_since is None:
+            self._blocked_since = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self._read_seconds):
-                await self._send(message)
-        except TimeoutError:
-            self._is_read = False
-            raise
+            await self._send(message)
+        finally:
+            self._blocked_since = None
