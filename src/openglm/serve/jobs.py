@@ -25,7 +25,7 @@ from openglm.errors import OpenGLMError
 from openglm.serve.database import Database
 from openglm.serve.errors import ServeError
 from openglm.serve.listing import Page, find, rows
-from openglm.serve.tables import Answer, Job
+from openglm.serve.tables import Answer, Job, Key
 
 LEASE_SECONDS = 15
 MOST_ATTEMPTS = 5
@@ -85,6 +85,8 @@ class Jobs:
         """
         job.status, job.attempts, job.due_at, job.created_at = "waiting", 0, 0, self._seconds()
         with self.database.writing() as session:
+            # One job of a key after the other: two that see none like them would both be added.
+            session.execute(select(Key.id).where(Key.id == job.key_id).with_for_update())
             own = Job.key_id == job.key_id, Job.kind == job.kind, Job.status.in_(OPEN)
             if (session.scalar(select(func.count()).where(*own)) or 0) >= MOST_OPEN:
                 message = (
