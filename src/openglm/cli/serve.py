@@ -128,7 +128,7 @@ def serve(
         from openglm.serve.guard import GuardSettings
         from openglm.serve.keys import KeyStore
         from openglm.serve.origin import KnownNames
-        from openglm.serve.server import Server
+        from openglm.serve.server import Server, bind
         from openglm.serve.settings import ServeSettings
     except ImportError as error:
         raise UsageError(
@@ -148,12 +148,13 @@ def serve(
     )
     if replicas is not None and not ray:
         raise UsageError(f"--replicas {replicas} goes with --ray")
+    listener = bind(server.host, server.port)  # a mistake is told before models are read
     with _replicated(chosen.models, replicas) if ray else _here(chosen.models) as known:
         state = Database(server.database)
         keys = KeyStore(state)
         app = create_app(known, state, keys, settings)
         _greet(", ".join(known), f"http://{server.host}:{server.port}", page, keys)
-        Server(app, server.host, server.port, server.drain_seconds).run()
+        Server(app, server.drain_seconds).run([listener])
 
 
 @contextmanager
@@ -229,9 +230,11 @@ def _greet(models: str, address: str, page: str | None, keys: KeyStore) -> None:
     """Says where the server is, and the first key, once."""
     from openglm.cli.output import console
 
-    console.print(f"{models}: {address}/v1 (OpenAI), {address}/api/paas/v4 (BigModel)")
+    lines = [models, f"OpenAI: {address}/v1", f"BigModel: {address}/api/paas/v4"]
     if page is not None:
-        console.print(say(f"web page: {address}{page}", f"网页：{address}{page}"))
+        lines.append(say(f"web page: {address}{page}", f"网页：{address}{page}"))
+    for line in lines:  # programs read them in a log
+        console.print(line, soft_wrap=True)
     if keys.list_keys():
         console.print(say("keys: glm keys list", "密钥：glm keys list"))
         return

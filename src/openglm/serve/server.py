@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from openglm.errors import UsageError
 from openglm.log import logger
 from openglm.serve.app import error_response
 from openglm.serve.errors import ServeError
@@ -15,6 +18,35 @@ from openglm.serve.errors import ServeError
 IDLE_SECONDS = 0.1
 """How often to look whether calls have ended."""
 KEEP_ALIVE_SECONDS = 75
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """An address of this machine for a server, which is taken before anything is loaded for it.
+
+    Raises:
+        UsageError: it is taken already, or not of this machine.
+    """
+    try:
+        (family, kind, _, _, address), *_ = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        found = socket.socket(family, kind)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind(address)
+        except BaseException:
+            found.close()
+            raise
+    except OSError as error:  # names that are not known, too
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(
+                f"port {port} of {host} is in use", hint="--port takes another one"
+            ) from error
+        raise UsageError(
+            f"cannot listen on {host}, port {port}: {error.strerror}",
+            hint="--host takes an address of this machine: 127.0.0.1, or 0.0.0.0 for all of them",
+        ) from error
+    return found
 
 
 class Draining:
@@ -58,19 +90,15 @@ class Server(uvicorn.Server):
 
     Args:
         app: that answers calls.
-        host: address to listen on.
-        port: to listen on.
         drain_seconds: how long calls may take after the first signal.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int, drain_seconds: float) -> None:
+    def __init__(self, app: ASGIApp, drain_seconds: float) -> None:
         self.draining = Draining(app)
         self.drain_seconds = drain_seconds
         super().__init__(
             uvicorn.Config(
                 self.draining,
-                host,
-                port,
                 http="h11",  # httptools, taken where it is installed, bounds no headers
                 log_config=None,
                 server_header=False,
