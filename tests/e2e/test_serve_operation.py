@@ -18,6 +18,7 @@ import openglm
 from helpers_serve import scripted, serving
 from openglm.serve.limits import LimitSettings
 
+JSON = {"Content-Type": "application/json"}
 LONG = {"model": "slow", "messages": [{"role": "user", "content": "x"}], "stream": True}
 
 
@@ -112,10 +113,24 @@ def test_a_strangers_body_is_not_read(served):
 )  # fmt: skip
 def test_bodies_that_are_none(client, body):
     """A malformed request takes the server down, or is the server's fault."""
-    headers = {"Content-Type": "application/json"}
-    found = client.post("/v1/completions", content=body, headers=headers)
+    found = client.post("/v1/completions", content=body, headers=JSON)
     assert found.status_code == 400, found.text[:300]
     assert found.json()["error"]["message"]
+
+
+def test_what_is_meant_is_told(client):
+    """Who writes curl by hand is told what is wrong in words of the server's insides."""
+
+    def message(method, path, **sent):
+        return client.request(method, path, **sent).json()["error"]["message"]
+
+    body = '{"model": "mini", "prompt": "x"}'
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert "Content-Type" in message("POST", "/v1/completions", content=body, headers=form)
+    assert "not JSON" in message("POST", "/v1/completions", content=body[:-1], headers=JSON)
+    assert "Given: 'many'" in message("POST", "/v1/completions", json={"model": "m", "n": "many"})
+    assert "did you mean '/v1/completions'" in message("POST", "/v1/completion")
+    assert "it takes POST" in message("GET", "/v1/completions")
 
 
 def test_what_is_wrong_is_said(client):
@@ -126,6 +141,7 @@ def test_what_is_wrong_is_said(client):
     assert client.post("/v1/completions", json=body | {"temperature": True}).status_code == 400
     found = client.post("/v1/completions", json=body | {"prompt": "x " * 50_000})
     assert (found.status_code, found.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert found.json()["error"]["param"] == "prompt"
     found = client.post("/v1/completions", json=body | {"温度": 1, "a\r\nb: c": 1, "user": "x"})
     assert found.headers["x-openglm-ignored"] == r"a\r\nb: c, user, \u6e29\u5ea6"
     many = {f"x{index}": 1 for index in range(5000)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -16,7 +17,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Scope
 
 from openglm import __version__
-from openglm.errors import OpenGLMError
+from openglm.errors import OpenGLMError, suggest
 from openglm.language_model import LanguageModel
 from openglm.log import logger
 from openglm.serve import background, bigmodel, legacy, openai, status
@@ -28,12 +29,12 @@ from openglm.serve.errors import (
     Kind,
     ServeError,
     as_serve_error,
-    invalid_body,
     say,
 )
 from openglm.serve.files import Files
 from openglm.serve.guard import Guard
 from openglm.serve.identity import AuthenticationFailed
+from openglm.serve.invalid import invalid_body
 from openglm.serve.jobs import Jobs
 from openglm.serve.keys import KeyStore
 from openglm.serve.known import Known
@@ -140,34 +141,42 @@ def error_response(path: str, error: ServeError) -> Response:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    path = request.url.path
     if isinstance(error, RequestValidationError):
-        return error_response(request.url.path, invalid_body(error.errors()))
+        return error_response(path, invalid_body(error.errors(), error.body))
     if isinstance(error, HTTPException):
-        kind = KINDS.get(error.status_code, "invalid")
-        message = f"{request.method} {request.url.path}: {error.detail}"
-        response = error_response(request.url.path, ServeError(kind, message))
-        if error.status_code == 405:
-            response.headers["Allow"] = ", ".join(_methods(request))
-        return response
+        return _framework_error(request, error)
     if isinstance(error, ClientGone):
         return Response(status_code=499)
-    found = as_serve_error(error)
+    found = as_serve_error(error, path.removeprefix(f"{BIGMODEL}/").removeprefix("/v1/"))
     if found.kind == "internal":
-        logger.error("a request to %s failed", request.url.path, exc_info=error)
-    return error_response(request.url.path, found)
+        logger.error("a request to %s failed", path, exc_info=error)
+    return error_response(path, found)
 
 
-def _methods(request: Request) -> list[str]:
-    """All that the path of a request has; the framework would name those of its first route.
+def _framework_error(request: Request, error: HTTPException) -> Response:
+    """What the framework refused, said as our own errors are."""
+    path = request.url.path
+    routes = [route for route in iter_route_contexts(request.app.routes) if route.path is not None]
+    kind = KINDS.get(error.status_code, "invalid")
+    if kind == "not_found":
+        near = suggest(path, {f"{route.path}" for route in routes})
+        return error_response(path, ServeError(kind, f"there is nothing at {path[:200]}: {near}"))
+    if kind == "method":
+        allowed = ", ".join(_methods(path, routes))
+        message = f"{request.method[:20]} {path} is not possible: it takes {allowed}"
+        response = error_response(path, ServeError(kind, message))
+        response.headers["Allow"] = allowed
+        return response
+    return error_response(path, ServeError(kind, f"{request.method} {path}: {error.detail}"))
+
+
+def _methods(path: str, routes: Sequence[Any]) -> list[str]:
+    """All that a path has; the framework would name those of its first route.
 
     A path that is written out goes before one with names in it, as in OpenAPI.
     """
-    path = request.url.path
-    routes = [
-        route
-        for route in iter_route_contexts(request.app.routes)
-        if route.path is not None and compile_path(route.path)[0].match(path)
-    ]
+    routes = [route for route in routes if compile_path(route.path)[0].match(path)]
     routes = [route for route in routes if route.path == path] or routes
     return sorted(set().union(*(route.methods or () for route in routes)))
 

@@ -5,7 +5,7 @@ Each error has a kind; a table gives its HTTP status and what OpenAI and BigMode
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -95,6 +95,15 @@ REASONS: Mapping[Reason, Kind] = {
 }
 
 
+PROMPT_FIELDS = {
+    "chat/completions": "messages",
+    "completions": "prompt",
+    "fill": "text",
+    "embeddings": "input",
+}
+"""What is at fault in a call of an endpoint that is too long for a model."""
+
+
 class ServeError(OpenGLMError):
     """An answer that is an error.
 
@@ -122,8 +131,13 @@ class UnknownModel(RequestError):
     """A name that no model is served under."""
 
 
-def as_serve_error(error: Exception) -> ServeError:
-    """What a client may know of any error: of those that it did not cause, nothing."""
+def as_serve_error(error: Exception, endpoint: str = "") -> ServeError:
+    """What a client may know of any error: of those that it did not cause, nothing.
+
+    Args:
+        error: to be told.
+        endpoint: that was called, by its path without the prefix of the dialect.
+    """
     if isinstance(error, ServeError):
         return error
     if isinstance(error, LimitReached):
@@ -135,20 +149,10 @@ def as_serve_error(error: Exception) -> ServeError:
     if isinstance(error, UnknownModel):
         return ServeError("unknown_model", str(error), "model")
     if isinstance(error, ContextOverflow):
-        return ServeError("context_length", str(error), "messages")
+        return ServeError("context_length", str(error), PROMPT_FIELDS.get(endpoint))
     if isinstance(error, RequestError | TokenizerError):  # texts that cannot be encoded, too
         return ServeError("invalid", str(error))
     return ServeError("internal", "the server failed at this request; its log says why")
-
-
-def invalid_body(found: Sequence[Any]) -> ServeError:
-    """The error of a body that does not fit its model, from pydantic's list of what is wrong."""
-    first: dict[str, Any] = found[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
-    kind: Kind = "missing_field" if first["type"] == "missing" else "invalid_field"
-    if first["type"] == "json_invalid":
-        kind, where = "invalid", ""
-    return ServeError(kind, f"{where or 'body'}: {first['msg']}", where or None)
 
 
 def say(error: ServeError, is_bigmodel: bool) -> tuple[int, dict[str, Any]]:

@@ -15,8 +15,9 @@ from openglm.serve.bigmodel import chat as bigmodel_chat
 from openglm.serve.bigmodel import embeddings as bigmodel_embeddings
 from openglm.serve.bigmodel.embeddings import V4EmbeddingRequest
 from openglm.serve.bigmodel.requests import V4ChatRequest
-from openglm.serve.errors import ServeError, as_serve_error, invalid_body, say
+from openglm.serve.errors import ServeError, as_serve_error, say
 from openglm.serve.identity import Identity
+from openglm.serve.invalid import invalid_body
 from openglm.serve.known import NotLoaded
 from openglm.serve.openai import chat, completions, embeddings
 from openglm.serve.openai.embeddings import EmbeddingRequest
@@ -94,7 +95,7 @@ def read(endpoint: Endpoint, body: object) -> Wire:
     try:
         found = endpoint.request.model_validate(body)
     except ValidationError as error:
-        raise invalid_body(error.errors()) from error
+        raise invalid_body(error.errors(), body) from error
     if isinstance(found, Sampled) and found.stream:
         raise ServeError("invalid_field", "nobody is there to read a stream", "stream")
     return found
@@ -124,7 +125,7 @@ async def run(
     except NotLoaded as error:  # an admin may load it again
         raise EngineFailed(error.message) from error
     except Exception as error:
-        found = as_serve_error(error)
+        found = as_serve_error(error, endpoint.name)
         if found.kind == "internal":
             logger.exception("a call in the background failed")
         return say(found, endpoint.is_bigmodel)

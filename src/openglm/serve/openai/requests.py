@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema
@@ -24,6 +25,8 @@ Penalty = Annotated[float, Field(ge=-2, le=2, strict=True)]
 Count = Annotated[int, Field(ge=1, le=1 << 31, strict=True)]
 Ids = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
 """Tokens of one text; which there are is known of each model."""
+MOST_IGNORED, LONGEST_NAME = 16, 64
+"""So many are named, and names of so many characters are looked up among those that are known."""
 Stop = str | Annotated[list[str], Field(max_length=MOST_STOPS)]
 
 
@@ -279,5 +282,12 @@ def _bias(given: dict[str, float]) -> dict[int, float]:
 
 
 def ignored(request: Wire) -> list[str]:
-    """Names of fields that were given and do nothing."""
-    return sorted(name for name, value in (request.model_extra or {}).items() if value is not None)
+    """Names of fields that were given and do nothing, with a name that may have been meant."""
+    given = sorted(name for name, value in (request.model_extra or {}).items() if value is not None)
+    return [_with_near(name, type(request).model_fields) for name in given[:MOST_IGNORED]]
+
+
+def _with_near(name: str, known: Collection[str]) -> str:
+    """As an item of a header with a parameter (RFC 8941)."""
+    near = get_close_matches(name, known, n=1, cutoff=0.8) if len(name) <= LONGEST_NAME else []
+    return f"{name};near={near[0]}" if near else name
