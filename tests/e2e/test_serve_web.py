@@ -6,7 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import openglm
 from helpers_serve import Script, scripted, serving
+from openglm.attacks import Target, choose, launch
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
@@ -69,8 +70,8 @@ def reading(
     asked, problems = [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(address)  # to the form, of whose status 401 the console speaks
     page.on("console", lambda told: problems.append(told.text) if told.type == "error" else None)
-    page.goto(address)
     page.fill("#key", key)
     page.click("button")
     expect(page.locator("#top")).to_be_visible(timeout=60_000)
@@ -141,13 +142,26 @@ def test_strangers_get_nothing_but_the_form(
 def test_the_form_is_a_form_and_nothing_else(server: tuple[str, str]) -> None:
     """The form could run scripts, be framed, or tell what is behind it."""
     answer = httpx2.get(server[0])
-    assert answer.status_code == 200
+    assert answer.status_code == 401
     assert 'type="password"' in answer.text
     assert "<script" not in answer.text
     assert "gradio" not in answer.text
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
+
+
+@pytest.mark.parametrize("row", ["A1", "A8"])
+def test_the_page_opens_nothing_to_attackers(server: tuple[str, str], row: str) -> None:
+    """`glm attack` would find a server with a page open that is not, or one that is."""
+    with closing(Target(*server, model="mini")) as target:
+        assert launch(*choose([row]), target).state == "withstood"
+
+
+def test_who_reads_log_in_is_shown_the_form(server: tuple[str, str]) -> None:
+    """A bookmark of /login would get an error of the API."""
+    answer = httpx2.get(f"{server[0]}/login", follow_redirects=True)
+    assert 'type="password"' in answer.text
 
 
 def test_a_session_is_a_strict_cookie_that_ends(server: tuple[str, str]) -> None:
@@ -213,7 +227,7 @@ def test_the_page_is_found_without_its_last_slash() -> None:
     """Who types the address that `glm serve` prints would be told that a key is missing."""
     models = {"mini": openglm.load("mini")}
     with serving(models, web_path="/page", engine=ENGINE) as (address, key):
-        assert httpx2.get(f"{address}/page").status_code == 200
+        assert 'type="password"' in httpx2.get(f"{address}/page").text
         headers = session_of(f"{address}/page", key)
         answer = httpx2.get(f"{address}/page", headers=headers)
         assert answer.headers["location"] == "/page/en/"

@@ -225,8 +225,8 @@ OMITTED = {
     "R10": "no images are made",
     "R11": "it would fill the disk where it succeeds; quotas of files have their own tests",
     "P3": "no knowledge bases yet",
-    "P4": "no web page yet",
-    "P5": "no web page yet",
+    "P4": "only a browser can tell; tests/e2e/test_serve_web.py has one look at the web page",
+    "P5": "as P4",
     "P6": "no tools run here: calls go back to the client",
     "P7": "no training through the API yet",
 }

@@ -89,7 +89,9 @@ class Door:
             return
         request = Request(scope, receive)
         response: ASGIApp
-        if rest == "login":
+        if rest == "login" and request.method != "POST":
+            response = RedirectResponse(self.root, 303)
+        elif rest == "login":
             response = await self._log_in(request)
         else:
             identity = await self._who(request)
@@ -126,10 +128,11 @@ class Door:
         if scope["type"] != "http" or not f"{scope['path']}/".startswith(self.root):
             return None
         rest: str = scope["path"][len(self.root) :]
+        reads = scope["method"] in ("GET", "HEAD")
         if rest in ("login", "logout"):
-            return rest if scope["method"] == "POST" else None
+            return rest if scope["method"] == "POST" or (reads and rest == "login") else None
         if not rest:
-            return rest if scope["method"] in ("GET", "HEAD") else None
+            return rest if reads else None
         language, slash, _ = rest.partition("/")
         return rest if language in LANGUAGES and slash else None
 
@@ -147,7 +150,7 @@ class Door:
         """The answer to a stranger: the form where a page is asked for."""
         if rest and rest.rstrip("/") not in LANGUAGES:
             return PlainTextResponse("log in first", 401)
-        return self._form(request, 200 if not rest else 401)
+        return self._form(request, 401)
 
     def _form(self, request: Request, status: int, is_refused: bool = False) -> Response:
         html = log_in_form(f"{self.root}login", _language(request), is_refused)
