@@ -1,7 +1,9 @@
 """A tiny corpus, tokenizer and run configuration."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +90,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(iter(documents), folder / "tokenizer.model", vocab_size=320, hard_vocab_limit=False)
     (folder / "tiny.toml").write_text(CONFIG, encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def client(served: tuple[str, str]) -> Iterator[Any]:
+    """OpenAI's client of a module's server, which refuses what its types do not allow."""
+    openai = pytest.importorskip("openai", reason="the official client: '.[dev]'")
+    address, key = served
+    with openai.OpenAI(
+        base_url=f"{address}/v1", api_key=key, _strict_response_validation=True, max_retries=0
+    ) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

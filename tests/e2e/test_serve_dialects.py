@@ -37,15 +37,6 @@ def served(tmp_path_factory):
         yield found
 
 
-@pytest.fixture(scope="module")
-def client(served):
-    address, key = served
-    with openai.OpenAI(
-        base_url=f"{address}/v1", api_key=key, _strict_response_validation=True, max_retries=0
-    ) as found:
-        yield found
-
-
 def send(served, method, path, body=None, key=None):
     address, own = served
     headers = {"Authorization": f"Bearer {own if key is None else key}"}

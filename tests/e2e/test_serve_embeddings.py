@@ -30,15 +30,6 @@ def served(model):
         yield found
 
 
-@pytest.fixture(scope="module")
-def client(served):
-    address, key = served
-    with openai.OpenAI(
-        base_url=f"{address}/v1", api_key=key, _strict_response_validation=True, max_retries=0
-    ) as found:
-        yield found
-
-
 def post(served, path, body):
     address, key = served
     headers = {"Authorization": f"Bearer {key}"}

@@ -49,15 +49,6 @@ def served(tmp_path_factory):
         yield found
 
 
-@pytest.fixture(scope="module")
-def client(served):
-    address, key = served
-    with openai.OpenAI(
-        base_url=f"{address}/v1", api_key=key, _strict_response_validation=True, max_retries=0
-    ) as found:
-        yield found
-
-
 def events(client, path, body):
     """The events of a stream, without a client's help."""
     key = {"Authorization": f"Bearer {client.api_key}"}
