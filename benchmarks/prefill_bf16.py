@@ -1,6 +1,6 @@
 """Claim: bfloat16 weights read a prompt at least 1.15 x as fast as in transformers.
 
-Shapes of ChatGLM2-6B, cut to 8 of 28 layers so that both fit beside each other and a round takes a
+Shapes of ChatGLM2-6B, cut to 2 of 28 layers so that both fit beside each other and a round takes a
 minute; weights and prompts are random. Each side runs in processes of its own, in turn, and medians
 of all passes are compared. Both round activations to bfloat16.
 """

@@ -24,8 +24,10 @@ def register(app: typer.Typer) -> None:
     app.command(
         "attack",
         help=say(
-            "Try to break your own server; exit code 1 if that works.",
-            "攻击自己的服务器以检验其安全性；若被攻破则退出码为 1。",
+            "Try to break your own server; exit code 1 if that works. "
+            "It needs a key of `glm keys create`; SECURITY.md says more.",
+            "攻击自己的服务器以检验其安全性；若被攻破则退出码为 1。"
+            "需要用 glm keys create 创建的密钥；详见 SECURITY.md。",
         ),
     )(attack)
 

@@ -127,7 +127,7 @@ def _lines(loading: dict[str, Any], speed: Speed) -> list[str]:
     ]
     share = ""
     if (memory := speed.memory_bandwidth) is not None:
-        share = f", {speed.bytes_per_s / memory:.0%} of this minute's {memory / 1e9:.1f}"
+        share = f", {speed.bytes_per_s / memory:.0%} of {memory / 1e9:.1f} measured beside"
     for batch_size in speed.decode_s:
         alone = batch_size == 1
         note = f"{speed.bytes_per_s / 1e9:.1f} GB/s of weights{share}" if alone else "all together"

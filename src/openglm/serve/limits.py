@@ -56,7 +56,7 @@ class LimitSettings:
 
 
 class LimitReached(OpenGLMError):
-    """A request above a limit: 503 for the queue, which is nobody's fault, else 429.
+    """A request above a limit: 429, with when to try again.
 
     Args:
         kind: which limit.
