@@ -13,10 +13,10 @@ demo: $(VENV)/.base
 test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory -j2 -Otarget test-outside test-inside
 
-test-outside:
+test-outside: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/e2e tests/docs
 
-test-inside:
+test-inside: $(VENV)/.dev
 	$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/docs
 
 test-triton: $(VENV)/.dev
