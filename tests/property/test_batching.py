@@ -53,8 +53,8 @@ def test_requests_that_lose_their_memory(name):
     every = []
     for _ in range(5):
         prompt = random_prompt(name, rng, length=20)
-        prompt = dataclasses.replace(prompt, end_ids=frozenset({2}))  # all get long
-        every.append((prompt, random_params(name, prompt, rng)))
+        params = random_params(name, prompt, rng)
+        every.append((prompt, dataclasses.replace(params, min_tokens=params.max_tokens)))  # long
     longest = max(most_tokens(*asked) for asked in every)
     engine = make_engine(name, pages=pages_for(longest))
     requests = []

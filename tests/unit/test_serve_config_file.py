@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -198,11 +199,16 @@ def started(file: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         found.update(known=known, settings=settings)
         database.close()
 
-    def server(app: None, host: str, port: int, drain_seconds: float) -> SimpleNamespace:
-        found.update(host=host, port=port, drain_seconds=drain_seconds)
-        return SimpleNamespace(run=lambda: None)
+    def bind(host: str, port: int) -> Any:
+        found.update(host=host, port=port)
+        return nullcontext()
+
+    def server(app: None, drain_seconds: float) -> SimpleNamespace:
+        found.update(drain_seconds=drain_seconds)
+        return SimpleNamespace(run=lambda sockets: None)
 
     monkeypatch.setattr("openglm.serve.app.create_app", create_app)
+    monkeypatch.setattr("openglm.serve.server.bind", bind)
     monkeypatch.setattr("openglm.serve.server.Server", server)
     return found
 

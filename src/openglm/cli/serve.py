@@ -148,8 +148,8 @@ def serve(
     )
     if replicas is not None and not ray:
         raise UsageError(f"--replicas {replicas} goes with --ray")
-    listener = bind(server.host, server.port)  # a mistake is told before models are read
-    with _replicated(chosen.models, replicas) if ray else _here(chosen.models) as known:
+    models = _replicated(chosen.models, replicas) if ray else _here(chosen.models)
+    with bind(server.host, server.port) as listener, models as known:  # before models are read
         state = Database(server.database)
         keys = KeyStore(state)
         app = create_app(known, state, keys, settings)
