@@ -26,6 +26,7 @@ from openglm.engine.speculation import LookupDrafter
 from openglm.errors import RequestError
 from openglm.kernels.cpu import module
 from openglm.language_model import LanguageModel
+from openglm.process import resident_bytes
 from openglm.results import Completion
 
 NAME = "chatglm/chatglm3_32k_tiny"
@@ -399,3 +400,12 @@ def test_requests_of_a_model(model):
     with pytest.raises(RequestError, match="unknown task 'fil'") as caught:
         model.request(text, "fil")
     assert "'fill'" in caught.value.hint
+
+
+def test_pages_take_memory_once_they_are_written_to():
+    """An engine for a long conversation takes the memory of the longest at once."""
+    before = resident_bytes()
+    engine = make_engine(NAME, pages=1)
+    large = Engine(engine.model, memory_bytes=1 << 30)
+    assert resident_bytes() - before < 1 << 27
+    assert all(layer.keys.data_ptr() % 64 == 0 for layer in large.cache.layers)

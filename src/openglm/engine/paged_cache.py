@@ -1,11 +1,13 @@
-"""`PagedCache`: the memory of all pages, allocated once, and the context of a packed batch."""
+"""`PagedCache`: the memory of all pages, reserved once, and the context of a packed batch."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +27,8 @@ KV_DTYPES = {
 }
 """What pages may hold. The compiled CPU kernels have no float16: there it runs in plain torch."""
 SCALE_BYTES = 4
+ALIGNMENT = 64
+"""Bytes of a line of the cache; where torch begins its own tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +116,26 @@ class PagedCache:
     def _empty(self, config: ModelConfig) -> Pages:
         heads, tokens, width = (self.num_pages, config.kv_heads), PAGE_TOKENS, config.head_dim
         keys, values = (
-            torch.zeros((*heads, *page), dtype=self.dtype, device=self.device)
+            _zeros((*heads, *page), self.dtype, self.device)
             for page in ((width, tokens), (tokens, width))
         )
         if self.dtype != torch.int8:
             return Pages(keys, values)
-        scales = (torch.zeros((*heads, tokens), device=self.device) for _ in range(2))
+        scales = (_zeros((*heads, tokens), torch.float32, self.device) for _ in range(2))
         return Pages(keys, values, *scales)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, since what no query may see is multiplied by 0, and NaN would stay NaN.
+
+    On a CPU a page takes memory once it is written to, not before: the system gives zeros then.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    raw = torch.from_numpy(np.zeros(size + ALIGNMENT, np.uint8))
+    start = -raw.data_ptr() % ALIGNMENT
+    return raw[start : start + size].view(dtype).view(shape)
 
 
 def pages_for(num_slots: int) -> int:
