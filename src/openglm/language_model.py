@@ -21,7 +21,7 @@ from openglm.chat import Message, as_messages, prompt_ids, read_reply
 from openglm.config import ModelConfig
 from openglm.engine.conventions import convention
 from openglm.engine.embedding import mean_state
-from openglm.engine.engine import Engine, finish, memory_for, memory_of
+from openglm.engine.engine import Engine, finish, follow, memory_for, memory_of
 from openglm.engine.fill import Filler
 from openglm.engine.implied import check_range, given_mask, implied_mask, implied_positions
 from openglm.engine.params import LARGEST_PENALTY, SamplingParams
@@ -246,10 +246,25 @@ class LanguageModel:
             )
         return dataclasses.replace(done[0], others=tuple(done[1:]))
 
-    def stream_chat(self, messages: Messages, **sampling: Any) -> Iterator[str]:
-        """Like `chat`, as pieces of the text as the model writes it, without command tokens."""
-        filler = self._filler(messages, "chat", sampling)
-        return (piece.text for piece in self._stream(filler, special=True))
+    def stream_chat(
+        self, messages: Messages, *, engine: Engine | None = None, **sampling: Any
+    ) -> Iterator[str]:
+        """Like `chat`, as pieces of the text as the model writes it, without command tokens.
+
+        Args:
+            messages: see `chat`.
+            engine: of this model. It answers instead, and need not read again what it has read of
+                the conversation, if the model is causal; beam search makes no use of it.
+            **sampling: see `chat`.
+        """
+        if engine is None or sampling.get("num_beams", 1) != 1:
+            pieces = self._stream(self._filler(messages, "chat", sampling), special=True)
+        else:
+            asked = self.request(messages, "chat", **sampling)
+            engine.check(asked)
+            steps = follow(engine, asked)
+            pieces = self._transcriber.stream(steps, asked.params, special=True)
+        return (piece.text for piece in pieces)
 
     def stream_fill(self, text: str, **sampling: Any) -> Iterator[Piece]:
         """Like `fill`, as pieces of text with the blank they belong to."""
@@ -451,24 +466,7 @@ class LanguageModel:
         return frozenset(range(self.config.vocab_size)) - spoken
 
     def _stream(self, filler: Filler, special: bool = False) -> Iterator[Piece]:
-        """The text as it comes; a stream has one result and nothing but its text.
-
-        Args:
-            filler: of the request.
-            special: see `TextStream`.
-
-        Raises:
-            RequestError: several results or log-probabilities were asked for.
-        """
-        for name, off in (("n", 1), ("best_of", None), ("logprobs", None)):
-            value = getattr(filler.params, name)
-            if value != off:
-                raise RequestError(
-                    f"{name}={value}: a stream gives the text of one result",
-                    hint="ask without streaming; on the command line, with --json",
-                )
-        pieces = self._transcriber.pieces(filler.run(), filler.params, special)
-        return (Piece(step.blank, piece) for step, piece, _ in pieces if piece)
+        return self._transcriber.stream(filler.run(), filler.params, special)
 
 
 def _completion(results: list[Result]) -> Completion:

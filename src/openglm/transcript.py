@@ -11,7 +11,8 @@ from openglm.engine.fill import Filler
 from openglm.engine.params import SamplingParams
 from openglm.engine.text_stream import TextStream
 from openglm.engine.writer import Step
-from openglm.results import Blank, TokenLogprob
+from openglm.errors import RequestError
+from openglm.results import Blank, Piece, TokenLogprob
 from openglm.tokenizers import Tokenizer
 
 Result = tuple[list[Blank], int]
@@ -79,6 +80,29 @@ class Transcriber:
                 text = None
             else:
                 yield step, text.push(step.token), text
+
+    def stream(
+        self, steps: Iterable[Step], params: SamplingParams, special: bool = False
+    ) -> Iterator[Piece]:
+        """The text as it comes; a stream has one result and nothing but its text.
+
+        Args:
+            steps: of the request.
+            params: its settings.
+            special: see `TextStream`.
+
+        Raises:
+            RequestError: several results or log-probabilities were asked for.
+        """
+        for name, off in (("n", 1), ("best_of", None), ("logprobs", None)):
+            value = getattr(params, name)
+            if value != off:
+                raise RequestError(
+                    f"{name}={value}: a stream gives the text of one result",
+                    hint="ask without streaming; on the command line, with --json",
+                )
+        pieces = self.pieces(steps, params, special)
+        return (Piece(step.blank, piece) for step, piece, _ in pieces if piece)
 
     def logprob(self, step: Step) -> TokenLogprob:
         """What is reported of a token, which may be one that ended a blank."""

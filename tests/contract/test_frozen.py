@@ -169,7 +169,7 @@ def test_public_methods_of_the_model() -> None:
         "requests": ["asked", "task", "opening", "fits", "sampling"],
         "score": ["context", "choices", "length_penalty", "unidirectional"],
         "stream": ["prompt", "sampling"],
-        "stream_chat": ["messages", "sampling"],
+        "stream_chat": ["messages", "engine", "sampling"],
         "stream_fill": ["text", "sampling"],
     }
 

@@ -39,9 +39,9 @@ CHAT = ["chatglm", "chatglm-icetk", "chatglm2", "chatglm3"]
 
 @pytest.fixture
 def load(official_tokenizers):
-    def open_model(kind):
+    def open_model(kind, length=64):
         file, vocab_size, axes = MODELS[kind]
-        config = tiny_config(vocab_size=vocab_size, max_position_embeddings=64, **axes)
+        config = tiny_config(vocab_size=vocab_size, max_position_embeddings=length, **axes)
         tokenizer = open_tokenizer(kind, official_tokenizers / file)
         return LanguageModel(random_model(config), tokenizer, kind)
 
@@ -129,6 +129,34 @@ def test_a_streamed_answer_stops_where_the_other_does(stop, content, shown, tmp_
     script(model, ids)
     pieces = "".join(model.stream_chat("?", stop=stop, max_tokens=9))
     assert (reply.content, pieces) == (content, shown)
+
+
+@pytest.mark.parametrize("kind", CHAT)
+def test_a_conversation_in_an_engine(kind, load):
+    """It answers otherwise than without, or reads again what it has read."""
+    model = load(kind, length=512)
+    options = {"max_tokens": 8, "seed": 3}
+    engine = model.engine(memory_bytes=1 << 22)
+    messages = [{"role": "user", "content": "床前明月光，疑是地上霜。" * 3}]
+    for question in ("and then?", "why?"):
+        alone = "".join(model.stream_chat(messages, **options))
+        assert "".join(model.stream_chat(messages, engine=engine, **options)) == alone
+        messages += [{"role": "assistant", "content": alone}, {"role": "user", "content": question}]
+    assert (engine.statistics.num_prefix_hits >= 32) == (kind in ("chatglm2", "chatglm3"))
+
+
+def test_who_stops_listening_ends_the_answer(load):
+    """Ctrl-C leaves an answer that is written on behind the next question."""
+    model = load("chatglm3")
+    engine = model.engine(memory_bytes=1 << 22)
+    pieces = model.stream_chat("a", engine=engine, max_tokens=20, min_tokens=20, temperature=0)
+    next(pieces)
+    pieces.close()
+    engine.step()
+    assert not engine.has_work
+    with pytest.raises(RequestError, match="n=2"):
+        model.stream_chat("a", engine=engine, n=2)
+    assert model.stream_chat("a", engine=engine, num_beams=2, max_tokens=2) is not None
 
 
 def test_codegeex_indents(tmp_path):

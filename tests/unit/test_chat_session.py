@@ -19,9 +19,11 @@ class Model:
     def __init__(self, *answers):
         self.answers = list(answers)
         self.asked = []
+        self.engines = []
 
-    def stream_chat(self, messages, **sampling):
+    def stream_chat(self, messages, engine, **sampling):
         self.asked.append([(m.role, m.content) for m in messages])
+        self.engines.append(engine)
         for piece in self.answers.pop(0):
             if piece is KeyboardInterrupt:
                 raise KeyboardInterrupt
@@ -55,6 +57,22 @@ def test_a_stopped_answer_stays():
     session.take("go on")
     assert model.asked[1][:2] == [("user", "q"), ("assistant", "half")]
     assert "stopped" in "".join(shown)
+
+
+def test_a_stopped_step_ends_its_engine():
+    """The next answer comes from an engine that was left in the middle of a step."""
+    engines = []
+    model = Model(["half", KeyboardInterrupt], ["rest"])
+
+    def new_engine():
+        engines.append(object())
+        return engines[-1]
+
+    session = Session(model, {}, lambda text: None, new_engine=new_engine)
+    session.take("q")
+    session.take("go on")
+    assert model.engines == engines
+    assert len(engines) == 2
 
 
 def test_commands(tmp_path):

@@ -16,6 +16,7 @@ from openglm.errors import OpenGLMError, RequestError, suggest
 
 if TYPE_CHECKING:
     from openglm.chat import Message
+    from openglm.engine.engine import Engine
     from openglm.language_model import LanguageModel
 
 Write = Callable[[str], None]
@@ -46,12 +47,25 @@ def chat(
         raise RequestError(
             f"{model} was not trained to chat", hint="glm generate and glm fill work with it"
         )
-    session = Session(loaded, sampling, _write, system)
+    session = Session(loaded, sampling, _write, system, lambda: _engine(loaded))
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         _import_line_editing()
         _write(say("/help lists the commands\n", "输入 /help 查看命令\n"))
     _converse(session, is_terminal)
+
+
+def _engine(model: LanguageModel) -> Engine | None:
+    """What keeps a conversation, so that a question is read without all that went before.
+
+    On a GPU reading takes next to nothing, and steps that were recorded write faster.
+    """
+    from openglm.engine.engine import memory_of
+
+    if model.network.device.type != "cpu":
+        return None
+    room = memory_of(model.network, [model.config.max_position_embeddings])
+    return model.engine(memory_bytes=room)
 
 
 def _converse(session: Session, is_terminal: bool) -> None:
@@ -81,12 +95,20 @@ class Session:
         sampling: options of every answer.
         write: shows text.
         system: the system message, None for none.
+        new_engine: makes one of the model, or None; see `LanguageModel.stream_chat`.
     """
 
     def __init__(
-        self, model: LanguageModel, sampling: dict[str, Any], write: Write, system: str | None
+        self,
+        model: LanguageModel,
+        sampling: dict[str, Any],
+        write: Write,
+        system: str | None = None,
+        new_engine: Callable[[], Engine | None] = lambda: None,
     ) -> None:
         self.model = model
+        self.new_engine = new_engine
+        self.engine = new_engine()
         self.sampling = sampling
         self.write = write
         self.system = system
@@ -130,10 +152,11 @@ class Session:
         asked = [*self.messages(), Message("user", question)]
         text = ""
         try:
-            for piece in self.model.stream_chat(asked, **self.sampling):
+            for piece in self.model.stream_chat(asked, engine=self.engine, **self.sampling):
                 self.write(piece if text.strip() else piece.lstrip())
                 text += piece
         except KeyboardInterrupt:
+            self.engine = self.new_engine()  # a step was broken off: what it left is not known
             self.write(say(" [stopped]", " [已停止]"))
         self.write("\n")
         if not text.strip():  # stopped while the question was read, or nothing was said

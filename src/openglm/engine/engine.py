@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -395,6 +395,24 @@ def finish(engine: Engine, requests: Iterable[Request]) -> None:
     for request in requests:
         if request.error is not None:
             raise request.error
+
+
+def follow(engine: Engine, asked: Asked) -> Iterator[Step]:
+    """Steps of a request as they come, while all requests of the engine go on.
+
+    It is cancelled if nobody takes them any more, and what ended it early is raised.
+    """
+    request = engine.add(*asked)
+    num_told = 0
+    try:
+        while request.finish_reason is None:
+            engine.step()
+            yield from request.steps[num_told:]
+            num_told = len(request.steps)
+    finally:
+        engine.cancel(request.id)
+    if request.error is not None:
+        raise request.error
 
 
 def _rows(chunk: Chunk) -> Tensor:
