@@ -20,6 +20,7 @@ NAMES = (
     "engine_cpu",
     "speculation",
     "agreement",
+    "quality",
     "long_context",
     "prefill_bf16",
     "serve_http",
