@@ -3,9 +3,8 @@
 The weights are random, of the real shapes; prompts are random tokens. Every case runs in a process
 of its own, ours and the peer's in turn. The peer runs where llama-cpp-python is installed, in this
 environment or in that of the interpreter OPENGLM_PEER_PYTHON; files are kept in OPENGLM_PEERS.
-Its INT4 file is Q4_0 with a Q8_0 head (4.5 and 8.5 bits per weight), as llama.cpp's own are much
-like it; ours is 4.125 bits in groups of 128, head included, and in groups of 32 4.5 bits. What either
-costs in quality, `quality` tells.
+Its INT4 file is Q4_0 (4.5 bits per weight) with a Q8_0 head (8.5). Ours is 4.125 bits in groups of 128,
+head included, and 4.5 in groups of 32. What either costs in quality is told by `quality`.
 """
 
 import json
