@@ -4,20 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-outside test-inside test-triton check serve bench clean
+.PHONY: demo test test-triton check serve bench clean
 
 demo: $(VENV)/.base
 	@$(BIN)/glm demo
 
-# Tests from outside wait much, those from inside compute much: side by side they take half the time.
+# Files side by side: a server, or a trained model, is shared by the tests of its file.
 test: $(VENV)/.dev
-	@$(MAKE) --no-print-directory -j2 -Otarget test-outside test-inside
-
-test-outside: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/e2e tests/docs
-
-test-inside: $(VENV)/.dev
-	$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/docs
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-triton: $(VENV)/.dev
 	@$(PIP) -e '.[triton]'
