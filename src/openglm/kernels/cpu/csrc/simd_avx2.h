@@ -80,10 +80,10 @@ struct Simd {
     static I add(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
     static F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
     static int32_t sum(I x) {
-        int32_t all[8], total = 0;
+        uint32_t all[8], total = 0;  // unsigned: NaN becomes -2^31, and wraps as the vectors do
         _mm256_storeu_si256((__m256i*)all, _mm256_add_epi32(x.a, x.b));
-        for (int32_t each : all) total += each;
-        return total;
+        for (uint32_t each : all) total += each;
+        return (int32_t)total;
     }
     static I to_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
     static void store8(int8_t* p, I x) {
