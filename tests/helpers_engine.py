@@ -41,12 +41,17 @@ MOST_STEPS = 5000
 
 @cache
 def load(name: str, prefix: str | None = None) -> LanguageModel:
-    """One recorded network, with a trained prefix of this name beside it."""
+    """One recorded network, with a trained prefix of this name beside it; NAME@DTYPE quantizes."""
+    name, _, dtype = name.partition("@")
     meta = GOLDENS / name.split("/")[0] / "meta.json"
     description = json.loads(meta.read_text(encoding="utf-8")) if meta.is_file() else None
     path = None if prefix is None else GOLDENS / name / f"{prefix}.safetensors"
     return openglm.load(
-        GOLDENS / name, dtype="float32", device="cpu", description=description, prefix=path
+        GOLDENS / name,
+        dtype=dtype or "float32",
+        device="cpu",
+        description=description,
+        prefix=path,
     )
 
 
@@ -64,9 +69,10 @@ def random_prompt(name: str, rng: random.Random, length: int | None = None) -> P
     length = length or rng.randint(4, config.max_position_embeddings // 2)
     ids = [rng.randrange(3, config.vocab_size) for _ in range(length)]
     ends = frozenset(rng.sample(range(3, config.vocab_size), 4))
-    if name in CAUSAL:
+    family, _, _ = name.partition("@")
+    if family in CAUSAL:
         return causal_prompt(ids, ends)
-    style = "grow" if name in GROW else "refeed"
+    style = "grow" if family in GROW else "refeed"
     places = sorted(rng.sample(range(length), rng.randint(1, min(3, length))))
     long_id = 97
     ids = [token if token != long_id else 5 for token in ids]

@@ -31,10 +31,11 @@ from openglm.errors import RequestError
 
 LONG = "chatglm/chatglm3_32k_tiny"
 """128 positions: prompts of several pages."""
+QUANTIZED = (f"{LONG}@int4-g32", f"{LONG}@int8", "glm/hf@int8-g32", "chatglm/chatglm6b_tiny@int4")
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *QUANTIZED])
 def test_random_neighbours_change_nothing(name, seed):
     """A request gets the tokens, positions or keys of another, or loses some of its own."""
     rng = random.Random(seed)

@@ -96,6 +96,20 @@ def test_activations_meet_integers_as_asked(tmp_path):
             logits("auto", activations)
 
 
+@pytest.mark.parametrize("dtype", ["int8-g64", "int4-g32", "int4-g64-asym+embeddings+head"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_groups_equal_plain_torch(name, dtype, tmp_path, monkeypatch):
+    """A scale, a minimum or a column of a packed weight is another in the kernels."""
+    config = tiny_config(**NETWORKS[name])
+    save_checkpoint(tmp_path / "model", config, random_model(config).state_dict(), "openglm")
+    source = tmp_path / "model"
+    fast = openglm.load(source, dtype=dtype, device="cpu", activations="float32")
+    monkeypatch.setattr("openglm.loading.can_compile", lambda model: False)
+    plain = openglm.load(source, dtype=dtype, device="cpu")
+    assert type(fast.network.layers[0]) is not type(plain.network.layers[0])
+    assert_close(fast.logits(IDS), plain.logits(IDS), atol=2e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("wanted", "found"), [("reference", "None"), ("", "_native"), ("sse2", "KernelUnavailable")]
 )
