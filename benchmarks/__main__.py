@@ -27,8 +27,10 @@ NAMES = (
     "serve_load",
 )
 GPU_NAMES = ("gpu_decode",)
+PEER_NAMES = ("chatglm_cpp",)
+"""What must be named to be run: its peer has to be built first."""
 REPORT = "report"
-KNOWN = (*NAMES, *GPU_NAMES, REPORT)
+KNOWN = (*NAMES, *GPU_NAMES, *PEER_NAMES, REPORT)
 here = NAMES + GPU_NAMES if torch.cuda.is_available() else NAMES
 
 for name in sys.argv[1:] or (*here, REPORT):

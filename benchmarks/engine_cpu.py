@@ -3,8 +3,8 @@
 The weights are random, of the real shapes; prompts are random tokens. Every case runs in a process
 of its own, ours and the peer's in turn. The peer runs where llama-cpp-python is installed, in this
 environment or in that of the interpreter OPENGLM_PEER_PYTHON; files are kept in OPENGLM_PEERS.
-Its INT4 file is Q4_0 (4.5 bits per weight) with a Q8_0 head (8.5). Ours is 4.125 bits in groups of 128,
-head included, and 4.5 in groups of 32. What either costs in quality is told by `quality`.
+Its INT4 file is Q4_0 (4.5 bits per weight) with a Q8_0 head (8.5). Ours is 4.125 bits in groups of
+128, head included, and 4.5 in groups of 32. What either costs in quality is told by `quality`.
 """
 
 import json
@@ -62,7 +62,7 @@ def measure() -> dict[str, Any]:
         else f"{native.variant()}, {native.num_threads()} threads",
         "peer": peer,
         "results": results,
-        "small_groups": _ours(SMALL_GROUPS, SHORT, NEW, 3, 1),
+        "small_groups": ours_of(SMALL_GROUPS, SHORT, NEW, 3, 1),
         "busy_neighbour": busy,
         "first_token": _first_token(INT4),
     }
@@ -82,7 +82,7 @@ def neighbour() -> Iterator[None]:
 def _compare(
     dtype: str, file: Path | None, prompt: int, new: int, repeats: int, size: int = 1
 ) -> dict[str, Any]:
-    ours = _ours(dtype, prompt, new, repeats, size)
+    ours = ours_of(dtype, prompt, new, repeats, size)
     if file is None:
         return {"ours": ours}
     peer = _peer(file, size, prompt, new, repeats)
@@ -91,13 +91,14 @@ def _compare(
     return {"ours": ours, "llama_cpp": peer, "ratio": ratios}
 
 
-def _ours(dtype: str, prompt: int, new: int, repeats: int, size: int) -> dict[str, Any]:
+def ours_of(dtype: str, prompt: int, new: int, repeats: int, size: int) -> dict[str, Any]:
+    """Speed and memory of `size` sequences at once, by `glm bench`."""
     options = ["--random-weights", "--dtype", dtype, "--device", "cpu", "--json"]
     lengths = ["--prompt-tokens", prompt, "--new-tokens", new, "--repeats", repeats]
     batch = ["--batch", size] if size > 1 else []
     code = "from openglm.cli.main import main; main()"
     words = [sys.executable, "-c", code, "bench", MODEL, *options, *lengths, *batch]
-    found = _run(words)
+    found = run(words)
     speed = found["decode_tokens_per_s"]["1"]
     return {
         "prefill_tokens_per_s": found["prefill_tokens_per_s"],
@@ -113,7 +114,7 @@ def _ours(dtype: str, prompt: int, new: int, repeats: int, size: int) -> dict[st
 
 def _peer(file: Path, size: int, prompt: int, new: int, repeats: int) -> dict[str, Any]:
     script = Path(__file__).with_name("peer_llama_cpp.py")
-    found = _run([PEER_PYTHON, script, file, size, prompt, new, repeats])
+    found = run([PEER_PYTHON, script, file, size, prompt, new, repeats])
     return {
         "prefill_tokens_per_s": size * prompt / found["read_s"],
         "decode_tokens_per_s": size / found["step_s"],
@@ -149,7 +150,7 @@ def _first_token(dtype: str) -> dict[str, float]:
         subprocess.run([sys.executable, "-c", code + "first()"], check=True)
         seconds[state] = time.perf_counter() - start
     again = code + "import json\nprint(json.dumps({'loaded': median(first() for _ in range(5))}))"
-    return seconds | _run([sys.executable, "-c", again])
+    return seconds | run([sys.executable, "-c", again])
 
 
 def _gguf(dtype: str) -> Path:
@@ -167,7 +168,8 @@ def _peer_version() -> str | None:
     return f"llama-cpp-python {done.stdout.strip()}" if done.returncode == 0 else None
 
 
-def _run(words: list[Any]) -> dict[str, Any]:
+def run(words: list[Any]) -> dict[str, Any]:
+    """The JSON that a command prints."""
     done = subprocess.run(list(map(str, words)), stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found

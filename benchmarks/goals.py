@@ -144,6 +144,19 @@ ROWS = (
         unit="s",
         at_most=1.0,
     ),
+    *(
+        Row(
+            benchmark="chatglm_cpp",
+            label=f"{case} {name}",
+            path=f"{place}/{case}/ours/{figure}",
+            over=f"{place}/{case}/chatglm_cpp/{figure}",
+            against="chatglm.cpp",
+            unit="tokens/s",
+            at_least=1.0,
+        )
+        for name, place in (("INT4", INT4), ("INT8", INT8))
+        for case, figure in (("decode", DECODE), ("prefill", PREFILL))
+    ),
     Row(
         benchmark="prefill_bf16",
         label="prefill 512, bfloat16",
