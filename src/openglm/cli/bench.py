@@ -123,7 +123,7 @@ def _lines(loading: dict[str, Any], speed: Speed) -> list[str]:
         f"[bold]load[/]     {loading['seconds']:.1f} s, weights {size(loading['weight_bytes'])}; "
         f"the process went from {size(process['before'])} to {size(process['after'])}{peak}",
         f"[bold]prefill[/]  {speed.prefill_tokens_per_s:,.1f} tokens/s: "
-        f"{speed.prompt_tokens} tokens in {speed.prefill_s:.2f} s",
+        f"{speed.prompt_tokens} tokens in {speed.prefill_s:.2f} s (TTFT)",
     ]
     share = ""
     if (memory := speed.memory_bandwidth) is not None:
