@@ -15,7 +15,7 @@ test: $(VENV)/.dev
 
 test-triton: $(VENV)/.dev
 	@$(PIP) -e '.[triton]'
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/unit/test_triton.py
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 tests/unit/test_triton.py
 	$(BIN)/python -m pytest tests/unit/test_triton_compile.py
 
 check: $(VENV)/.dev
