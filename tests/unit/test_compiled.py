@@ -138,12 +138,12 @@ def test_two_threads_compute_at_once():
         for _ in range(count):
             found[name].append(model.logits(ids[name]))
 
-    counts = {"many": 15, "few": 150}
+    counts = {"many": 6, "few": 60}
     threads = [threading.Thread(target=work, args=one) for one in counts.items()]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(300)
     for name, every in found.items():
         assert len(every) == counts[name]
         assert all(torch.equal(one, expected[name]) for one in every), name
