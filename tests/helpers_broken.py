@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 from collections.abc import Awaitable, Callable
+from posixpath import normpath
 from typing import Any
 from urllib.request import urlopen
 
@@ -138,50 +139,56 @@ def has_a_default_key(scope: Scope, key: str) -> Scope:
     return _let_in(scope, key) if known else scope
 
 
-def ignores_fields(app: ASGIApp, key: str) -> ASGIApp:
+def reading(read: Callable[[bytes], Awaitable[bytes]]) -> Around:
+    """A server that gets other bodies than were sent."""
+
+    def around(app: ASGIApp, key: str) -> ASGIApp:
+        async def changed(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http" or scope["method"] != "POST":
+                await app(scope, receive, send)
+                return
+            content = await read(await Request(scope, receive).body())
+            waiting = [{"type": "http.request", "body": content, "more_body": False}]
+
+            async def again() -> Message:
+                return waiting.pop() if waiting else await receive()
+
+            length = str(len(content)).encode()
+            await app(with_header(scope, b"content-length", length), again, send)
+
+        return changed
+
+    return around
+
+
+@reading
+async def ignores_fields(body: bytes) -> bytes:
     """Reads only what a call needs, whatever else is in it."""
     needed = ("model", "messages", "prompt", "text")
-
-    async def ignoring(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await app(scope, receive, send)
-            return
-        body = await Request(scope, receive).body()
-        try:
-            kept = {name: json.loads(body)[name] for name in needed if name in json.loads(body)}
-            content = json.dumps({**kept, "max_tokens": 1}).encode()
-        except (ValueError, TypeError, RecursionError):
-            content = body
-        waiting = [{"type": "http.request", "body": content, "more_body": False}]
-
-        async def again() -> Message:
-            return waiting.pop() if waiting else await receive()
-
-        length = str(len(content)).encode()
-        await app(with_header(scope, b"content-length", length), again, send)
-
-    return ignoring
+    try:
+        kept = {name: json.loads(body)[name] for name in needed if name in json.loads(body)}
+        return json.dumps({**kept, "max_tokens": 1}).encode()
+    except (ValueError, TypeError, RecursionError):
+        return body
 
 
-def fetches_pictures(app: ASGIApp, key: str) -> ASGIApp:
+@reading
+async def fetches_pictures(body: bytes) -> bytes:
     """Looks at the address of every picture before it reads the call."""
+    for address in re.findall(rb'"url": "(http://127[^"]*)"', body):
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(urlopen, address.decode(), timeout=0.2)
+    return body
 
-    async def fetching(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await app(scope, receive, send)
-            return
-        body = await Request(scope, receive).body()
-        for address in re.findall(rb'"url": "(http://127[^"]*)"', body):
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(urlopen, address.decode(), timeout=0.2)
-        waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def again() -> Message:
-            return waiting.pop() if waiting else await receive()
-
-        await app(scope, again, send)
-
-    return fetching
+@reading
+async def joins_names_to_a_folder(body: bytes) -> bytes:
+    """Looks for models in a folder, by what names are as paths."""
+    try:
+        asked = json.loads(body)
+        return json.dumps({**asked, "model": normpath(f"/models/{asked['model']}")[8:]}).encode()
+    except (ValueError, TypeError, LookupError):
+        return body
 
 
 @answering

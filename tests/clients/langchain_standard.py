@@ -1,4 +1,4 @@
-"""LangChain's standard tests of chat models, run by test_serve_langchain.py.
+"""LangChain's standard tests of chat models and of embeddings, run by test_serve_langchain.py.
 
 OPENGLM_URL says where the server is, OPENGLM_KEY with which key. Out of scope: images, audio and
 PDF files (the models here read text), Anthropic's parts of messages (another API), and recorded
@@ -9,8 +9,8 @@ import os
 
 import pytest
 from langchain_core.messages import HumanMessage
-from langchain_openai import ChatOpenAI
-from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from langchain_tests.integration_tests import ChatModelIntegrationTests, EmbeddingsIntegrationTests
 
 URL, KEY = os.environ["OPENGLM_URL"], os.environ["OPENGLM_KEY"]
 
@@ -30,11 +30,24 @@ class TestChatOpenAI(ChatModelIntegrationTests):
         }  # fmt: skip
 
 
+class TestOpenAIEmbeddings(EmbeddingsIntegrationTests):
+    """With texts as they are: tokens of OpenAI's vocabulary are others here, and refused."""
+
+    embeddings_class = OpenAIEmbeddings
+
+    @property
+    def embedding_model_params(self):
+        return {
+            "model": "mini", "base_url": f"{URL}/v1", "api_key": KEY,
+            "check_embedding_ctx_length": False, "max_retries": 0,
+        }  # fmt: skip
+
+
 class TestChatZhipuAI:
     """LangChain's own client of BigModel, which sends tokens without `Bearer`.
 
-    Its class fails the standard tests on BigModel, too: it knows neither `tool_choice` nor usage of
-    streams. So this is what it can do.
+    Its class fails the standard tests on BigModel, too: it takes no `tool_choice` but "auto", and
+    tells no usage. So this is what it can do.
     """
 
     @pytest.fixture

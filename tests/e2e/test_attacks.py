@@ -7,7 +7,7 @@ import json
 import logging
 import runpy
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -125,6 +125,7 @@ AROUND = {
     "A8": broken.takes_any_type,
     "A9": broken.numbers_answers,
     "A10": broken.has_a_default_key,
+    "F9": broken.joins_names_to_a_folder,
     "R1": broken.ignores_fields,
     "R2": broken.ignores_fields,
     "R3": broken.ignores_fields,
@@ -279,6 +280,27 @@ def test_a_broken_loader_fails(row, models, monkeypatch):
         assert succeeds(row, found, monkeypatch)
 
 
+def test_a_folder_that_leads_out(models, monkeypatch):
+    """An imported folder brings files of this machine along, and the attack does not see it."""
+    monkeypatch.setattr("openglm.attacks.folders.LocalFolder.check", lambda self, file: None)
+    with target(models, "glm-4") as found:
+        assert succeeds("F4", found, monkeypatch)
+
+
+def test_a_run_that_is_a_program(models, monkeypatch):
+    """Going on with a run executes what is in its folder, and the attack does not see it."""
+
+    def restores_pickles(folder, model, optimizer):
+        for file in folder.iterdir():
+            with suppress(Exception):
+                torch.load(file, weights_only=False)
+        raise CheckpointError("the marks were left all the same")
+
+    monkeypatch.setattr("openglm.attacks.folders.restore", restores_pickles)
+    with target(models, "glm-4") as found:
+        assert succeeds("M7", found, monkeypatch)
+
+
 @contextmanager
 def files(is_broken):
     app = broken.Files("me.x", "other.x", is_broken)
@@ -307,7 +329,8 @@ def test_files(row):
 
 def test_every_row_is_shown_to_fail():
     """A row was added of which nobody knows whether it sees anything."""
-    elsewhere = {"R4-large", "R5", "R6", "R8", "R9", "R12", "P1", "P2", "P8", *FILES, *LOADERS}
+    elsewhere = {"R4-large", "R5", "R6", "R8", "R9", "R12", "P1", "P2", "P8", "F4", "M7"}
+    elsewhere |= {*FILES, *LOADERS}
     assert {attack.id for attack in ATTACKS} == {*AROUND, *elsewhere}
 
 
@@ -332,6 +355,8 @@ def test_rows_by_name():
     assert choose([]) == ATTACKS
     with pytest.raises(UsageError, match="no images"):
         choose(["F7"])
+    with pytest.raises(UsageError, match="nothing is fetched"):
+        choose(["S4"])
     with pytest.raises(UsageError, match="known"):
         choose(["Z1"])
 

@@ -1,4 +1,4 @@
-"""LangChain's standard tests of chat models, in an environment of their own, with a real server."""
+"""LangChain's standard tests, in an environment of their own, with a real server."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import openglm
 from helpers_serve import scripted, serving
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +65,7 @@ def python() -> Path:
 def test_langchains_standard_tests(tmp_path):
     """Programs that are built on LangChain do not run, or get other answers."""
     pytest.importorskip("xgrammar", reason="structured output needs it")
-    models = {"glm-4": scripted(tmp_path, script)}
+    models = {"glm-4": scripted(tmp_path, script), "mini": openglm.load()}
     with serving(models, aliases={"gpt-4o": "glm-4"}) as (address, key):
         program = ROOT / "tests" / "clients" / "langchain_standard.py"
         options = ["-q", "-p", "no:cacheprovider", "--noconftest", "-c", os.devnull]

@@ -290,8 +290,6 @@ def test_a_suffix_is_written_towards(client):
     assert done.choices[0].text == expected
     with pytest.raises(openai.BadRequestError, match="blanks"):
         complete(client, "[MASK]", suffix="x")
-    with pytest.raises(openai.BadRequestError, match="suffix"):
-        complete(client, "x", suffix="x", model="glm-4")
 
 
 def test_logprobs_of_a_text(client):

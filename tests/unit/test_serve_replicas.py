@@ -19,9 +19,11 @@ import httpx2
 import openglm
 from helpers_serve import serving
 from openglm.engine.writer import Asked
-from openglm.errors import RequestError, UsageError
+from openglm.errors import ConfigError, RequestError, UsageError
+from openglm.serve.model_table import ModelTable
 from openglm.serve.replicas.cluster import LOCAL, QUIET, Scale, cluster
 from openglm.serve.replicas.engine import MOST_DEATHS, RemoteModel
+from openglm.serve.replicas.models import replicated_models
 from openglm.serve.replicas.orders import Line, Order, Parcel, ReplicaDied
 from openglm.serve.replicas.replica import Replica, Source
 from openglm.serve.runner import EngineFailed, EngineRunner, Place
@@ -197,6 +199,13 @@ def test_how_many_replicas():
     for text in ("", "0", "3-1", "1-", "-2", "2 ", "two", "1-2-3", "٣"):
         with pytest.raises(UsageError, match="a number or a range"):
             Scale.parse(text)
+
+
+def test_replicas_are_there_from_the_start():
+    """A model that shall wait for an admin takes its memory at once, or Ray starts in vain."""
+    models = [ModelTable(source="mini"), ModelTable(source="mini", name="spare", load=False)]
+    with pytest.raises(ConfigError, match=r"spare.*load = false.*--ray"):
+        replicated_models(models, Scale(1, 1))
 
 
 def test_replicas_belong_to_ray(monkeypatch):

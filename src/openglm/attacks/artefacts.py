@@ -32,7 +32,7 @@ CODE = "import pathlib\npathlib.Path({mark!r}).touch()\n"
 """What hostile files would run: it leaves a mark."""
 
 
-class _Touch:
+class Touch:
     """Leaves a mark when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
@@ -49,10 +49,10 @@ def pickles(target: Target) -> Iterator[str]:
         for what in ("in the place of weights", "deep inside", "beside the weights", "as a key"):
             with _folder() as (folder, mark):
                 contents: dict[str, Any] = {
-                    "in the place of weights": {"module": _Touch(mark)},
-                    "deep inside": {"module": {"language_model": {"embedding": [_Touch(mark)]}}},
-                    "beside the weights": {"module": weight, "rng_state": _Touch(mark)},
-                    "as a key": {"module": {_Touch(mark): weight}},
+                    "in the place of weights": {"module": Touch(mark)},
+                    "deep inside": {"module": {"language_model": {"embedding": [Touch(mark)]}}},
+                    "beside the weights": {"module": weight, "rng_state": Touch(mark)},
+                    "as a key": {"module": {Touch(mark): weight}},
                 }
                 (folder / WEIGHTS).unlink()
                 torch.save(contents[what], folder / RANK, _use_new_zipfile_serialization=is_zip)

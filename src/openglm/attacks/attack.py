@@ -29,7 +29,7 @@ class Attack:
     """One row.
 
     Args:
-        id: of the row, as in published lists: A access, F files, R resources, P prompts.
+        id: of the row: A access, F files, M models, S fetching, R resources, P prompts.
         tries: what is tried.
         expects: what a good server does.
         run: does it, and says of each thing that went wrong what it was.

@@ -1,4 +1,4 @@
-"""Attacks on uploaded files: their names, and what belongs to somebody else."""
+"""Attacks on uploaded files, and on models: with their names, and on what is somebody else's."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ PAGES = {
 }
 SHOWN_TYPES = ("text/html", "image/svg", "text/xml", "application/xhtml", "application/xml")
 """What a browser runs programs of."""
+MODELS = (
+    "./{0}", "../{0}", "x/../{0}", "/{0}", "{0}/", "{0}\x00", "../models/{0}", "/models/{0}",
+    "sha256:../../{0}", "file:{0}", "../../../../etc", "/etc/passwd", "C:\\windows\\win.ini",
+)  # fmt: skip
+"""Paths that somebody may take for the model of this name, or for a folder with one."""
 PATHS = ("../../../../etc/passwd", "/etc/passwd", "..", "serve.db", "file-..%2fserve.key")
 
 
@@ -86,6 +91,20 @@ def shown_pages(target: Target) -> Iterator[str]:
             if told.get("x-content-type-options") != "nosniff":
                 yield f"{upload}/ID/content of {name}: browsers may guess its type"
             target.send("DELETE", f"{upload}/{one}")
+
+
+def models_by_path(target: Target) -> Iterator[str]:
+    """F9: a model is found among those that are served, and never in a folder."""
+    for pattern in MODELS:
+        name = pattern.format(target.model)
+        for path in target.calls:
+            found = target.ask(path, model=name)
+            yield from refused(f"{path} of the model {name!r}", found)
+        for path in ("/v1/models/load", "/v1/tokenize"):
+            found = target.send("POST", path, json={"model": name, "text": "x"})
+            yield from refused(f"{path} of the model {name!r}", found)
+        found = target.send("GET", f"/v1/models/{quote(name, safe='')}")
+        yield from refused(f"/v1/models/{name!r}", found)
 
 
 def files_of_others(target: Target) -> Iterator[str]:

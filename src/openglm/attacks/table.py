@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from openglm.attacks import access, artefacts, fetching, files, load, prompts, sharing, sizes
+from openglm.attacks import (
+    access,
+    artefacts,
+    fetching,
+    files,
+    folders,
+    load,
+    prompts,
+    sharing,
+    sizes,
+)
 from openglm.attacks.attack import Attack
 from openglm.errors import UsageError, suggest
 
@@ -88,10 +98,22 @@ ATTACKS: tuple[Attack, ...] = (
         files.same_name,
     ),
     Attack(
+        "F4",
+        "folders to import with links that lead out of them, and pipes",
+        "refused",
+        folders.folders_that_lead_out,
+    ),
+    Attack(
         "F8",
         "pages with programs, uploaded as files and opened",
         "saved, never shown",
         files.shown_pages,
+    ),
+    Attack(
+        "F9",
+        "names of models that are paths",
+        "404, or 403 where models are loaded",
+        files.models_by_path,
     ),
     Attack(
         "M1",
@@ -117,6 +139,12 @@ ATTACKS: tuple[Attack, ...] = (
         "models of a billion layers, of none, of half a head",
         "refused before memory is taken",
         artefacts.impossible_sizes,
+    ),
+    Attack(
+        "M7",
+        "training runs with programs in them (pickle)",
+        "refused, or left alone; nothing is run",
+        folders.runs_with_programs,
     ),
     Attack(
         "S1",
@@ -213,22 +241,23 @@ ATTACKS: tuple[Attack, ...] = (
 )
 OMITTED = {
     "A5": "a stolen database cannot be seen from outside",
-    "F4": "no folders are imported",
-    "F5": "no paths are taken from clients",
-    "F6": "no archives or documents are read",
+    "F5": "no paths are taken from clients; F1, F2 and F9 send some all the same",
+    "F6": "what clients send is read as JSON, and never unpacked",
     "F7": "no images are read",
-    "F9": "models are chosen by the operator, not by clients",
     "M6": "no indexes are imported",
-    "M7": "clients bring no training states; `glm train` reads tensors and JSON only",
-    "M8": "models are never sent anywhere",
-    "S2": "nothing is fetched, so nothing is redirected; the same holds for S3 to S6",
+    "M8": "models are never sent anywhere, and no client can have one fetched",
+    "S2": "nothing is fetched for clients, so nothing is redirected",
+    "S3": "nothing is fetched for clients, so no name is resolved",
+    "S4": "nothing is fetched for clients, so nobody is waited for",
+    "S5": "nothing is fetched for clients, so no error tells of it",
+    "S6": "nothing is fetched for clients; S1 sends such fields all the same",
     "R10": "no images are made",
     "R11": "it would fill the disk where it succeeds; quotas of files have their own tests",
     "P3": "no knowledge bases yet",
-    "P4": "only a browser can tell; tests/e2e/test_serve_web.py has one look at the web page",
+    "P4": "only a browser can tell; tests/e2e/test_serve_web.py drives one on the web page",
     "P5": "as P4",
     "P6": "no tools run here: calls go back to the client",
-    "P7": "no training through the API yet",
+    "P7": "no training through the API yet; `glm pretrain` reads files of its operator",
 }
 """Row -> why it is not in the table."""
 

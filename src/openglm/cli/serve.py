@@ -173,8 +173,8 @@ def _replicated(models: Sequence[ModelTable], replicas: str | None) -> Iterator[
     from openglm.serve.replicas.cluster import Scale, cluster
     from openglm.serve.replicas.models import replicated_models
 
-    scale = Scale.parse(replicas or "1")
-    with cluster(), replicated_models(models, scale) as known:
+    replicated = replicated_models(models, Scale.parse(replicas or "1"))  # before Ray starts
+    with cluster(), replicated as known:
         yield known
 
 

@@ -1,6 +1,7 @@
 """What an operator watches, for Prometheus: under names of our own and under those of vLLM.
 
-With vLLM's names its dashboards work. Times are of one process's monotonic clock, in seconds.
+For vLLM's dashboards those of its names are there that have a meaning here; others are absent.
+Times are of one process's monotonic clock, in seconds.
 """
 
 from __future__ import annotations

@@ -73,14 +73,22 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> d
     try:
         weights = load_file(path / "model.safetensors")
         moments = load_file(path / "optimizer.safetensors")
-        state: dict[str, int] = json.loads((path / "state.json").read_text())
+        state = _read_state(path / "state.json")
         model.load_state_dict(weights)
         _set_moments(model, optimizer, moments)
-    except (OSError, SafetensorError, json.JSONDecodeError, RuntimeError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"the training checkpoint {path} cannot be resumed: {error}",
             hint="remove this folder to fall back to the one before it",
         ) from error
+    return state
+
+
+def _read_state(path: Path) -> dict[str, int]:
+    """Names and whole numbers; `ValueError` for anything else, texts that are none included."""
+    state = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(state, dict) or not all(type(value) is int for value in state.values()):
+        raise ValueError(f"{path.name} is no table of whole numbers")
     return state
 
 

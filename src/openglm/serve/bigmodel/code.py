@@ -1,8 +1,4 @@
-"""`extra` of a chat call: code is written between what stands before and behind it (CodeGeeX).
-
-CodeGeeX4 reads both in the layout of its published guide, as a user's message; it has GLM-4's
-vocabulary, so every such model is asked that way. Models that fill blanks get one.
-"""
+"""`extra` of a chat call: code is written between what stands before and behind it (CodeGeeX)."""
 
 from __future__ import annotations
 
@@ -12,12 +8,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from openglm.chat import Message
-from openglm.engine.prompt import OFFICIAL_MASKS
-from openglm.errors import RequestError
 from openglm.serve.chat_call import ChatAnswer, ChatCall, ChatPiece
 from openglm.serve.errors import ServeError
 from openglm.serve.hosted import Hosted
+from openglm.serve.infilling import Gap, can_infill, infill
 from openglm.serve.openai.requests import Wire
 from openglm.serve.writing import Writing
 
@@ -67,33 +61,11 @@ class Extra(Wire):
     target: Target
     contexts: Annotated[list[Context], Field(max_length=MOST_CONTEXTS)] | None = None
 
-    def message(self) -> str:
-        """As CodeGeeX4 reads it: what stands behind comes first.
-
-        Source: `guides/Infilling_guideline.md` of the CodeGeeX4 repository.
-        """
+    def gap(self) -> Gap:
+        """The same in no dialect."""
         target = self.target
-        files = (f"###REFERENCE:\n###PATH:{c.path}\n{c.code}\n" for c in self.contexts or ())
-        return (
-            f"{''.join(files)}###PATH:{target.path or ''}\n###LANGUAGE:{target.spelled}\n"
-            f"###MODE:BLOCK\n<|code_suffix|>{target.code_suffix}"
-            f"<|code_prefix|>{target.code_prefix}<|code_middle|>"
-        )
-
-    def text(self, blank: str) -> str:
-        """As a text with a blank; language and paths are comments, as in CodeGeeX's prompts.
-
-        Raises:
-            RequestError: it has further blanks.
-        """
-        target = self.target
-        files = "".join(f"# path: {c.path}\n{c.code}\n" for c in self.contexts or ())
-        path = f"# path: {target.path}\n" if target.path else ""
-        before = f"{files}# language: {target.spelled}\n{path}{target.code_prefix}"
-        for text in (before, target.code_suffix):
-            if any(mask in text for mask in OFFICIAL_MASKS):
-                raise RequestError("the code has blanks of its own", hint="use /v1/fill")
-        return f"{before}{blank}{target.code_suffix}"
+        files = [(context.path, context.code) for context in self.contexts or ()]
+        return Gap(target.code_prefix, target.code_suffix, target.spelled, target.path or "", files)
 
 
 class CodeAnswer(ChatAnswer):
@@ -124,15 +96,8 @@ async def complete(hosted: Hosted, extra: Extra, call: ChatCall) -> CodeAnswer:
     if call.tools or call.schema is not None:
         message = "extra asks for code: it goes with neither tools nor response_format"
         raise ServeError("unsupported", message, "extra")
-    if hosted.kind == "glm4":
-        asked = [Message("user", extra.message())]
-        writing = await hosted.prepare(
-            [asked], "chat", call.sampling, place=call.place, opening="\n"
-        )
-    elif hosted.can_fill:
-        text = extra.text(hosted.blank)
-        writing = await hosted.prepare([text], "fill", call.sampling, place=call.place)
-    else:
+    if not can_infill(hosted):
         message = f"{hosted.name} does not write between what stands before and behind"
         raise ServeError("unsupported", message, "extra")
+    writing = await infill(hosted, [extra.gap()], call.sampling, call.place)
     return CodeAnswer(hosted, writing)

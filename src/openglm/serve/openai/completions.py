@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 
-from openglm.engine.prompt import OFFICIAL_MASKS
 from openglm.errors import RequestError
 from openglm.results import TokenLogprob
 from openglm.serve.document import answers
 from openglm.serve.errors import ServeError, as_serve_error, openai_body
 from openglm.serve.hosted import Hosted
+from openglm.serve.infilling import Gap, can_infill, infill
 from openglm.serve.openai.answers import TextCompletion
 from openglm.serve.openai.objects import reason, usage
 from openglm.serve.openai.requests import CompletionRequest, ignored
@@ -68,7 +68,7 @@ async def _prepare(hosted: Hosted, body: CompletionRequest, place: Place) -> Wri
     if body.prompt_logprobs is not None or not body.writes:
         message = "suffix goes with something to write, and with echo or logprobs, not with both"
         raise ServeError("invalid_field", message, "suffix")
-    if not hosted.can_fill:
+    if not can_infill(hosted):
         raise RequestError(
             f"{hosted.name} fills no blanks, so it cannot write in front of a suffix",
             hint="leave suffix out",
@@ -76,11 +76,8 @@ async def _prepare(hosted: Hosted, body: CompletionRequest, place: Place) -> Wri
     texts = [prompt for prompt in body.prompts if isinstance(prompt, str)]
     if len(texts) < len(body.prompts):
         raise ServeError("invalid_field", "suffix goes with texts, not with token ids", "suffix")
-    for text in [*texts, body.suffix]:
-        if any(mask in text for mask in OFFICIAL_MASKS):
-            raise RequestError("prompt and suffix have blanks of their own", hint="use /v1/fill")
-    whole = [f"{prompt}{hosted.blank}{body.suffix}" for prompt in texts]
-    return await hosted.prepare(whole, "fill", body.sampling(), place=place)
+    gaps = [Gap(text, body.suffix) for text in texts]
+    return await infill(hosted, gaps, body.sampling(), place)
 
 
 async def _events(texts: Texts) -> AsyncGenerator[bytes, None]:
