@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from openglm.errors import UsageError
 from openglm.log import logger
 from openglm.serve.app import error_response
+from openglm.serve.connection import Connection
 from openglm.serve.errors import ServeError
 from openglm.serve.record import HEADER, record_of
 
@@ -104,7 +105,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 self.draining,
-                http="h11",  # httptools, taken where it is installed, bounds no headers
+                http=Connection,  # httptools, taken where it is installed, bounds no headers
                 log_config=None,
                 access_log=False,  # `Record` says more, without the query string
                 server_header=False,
