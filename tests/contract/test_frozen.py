@@ -112,6 +112,7 @@ FLAGS = {
         "--legacy",
         "--web-path",
         "--no-web",
+        "--no-request-log",
         "--database",
         "--config",
         "--ray",

@@ -24,6 +24,8 @@ from openglm.errors import CheckpointError, RequestError, UsageError
 from openglm.serve import hosted
 from openglm.serve.body import BodyLimits
 from openglm.serve.guard import GuardSettings
+from openglm.serve.json_lines import JsonLines
+from openglm.serve.record import requests
 from openglm.serve.service import Call
 
 pytest.importorskip("xgrammar", reason="the attacks with schemas need it")
@@ -90,15 +92,18 @@ def ours(request, models, tmp_path_factory):
     """Our server, asked for one of its models, and what it logs."""
     log = tmp_path_factory.mktemp("log") / "serve.log"
     handler = logging.FileHandler(log)
+    handler.setFormatter(JsonLines())
     loggers = [logging.getLogger(name) for name in ("openglm", "uvicorn", "uvicorn.access")]
     for logger in loggers:
         logger.addHandler(handler)
+    requests.setLevel(logging.INFO)
     others = []
     with target(
         models, request.param, with_keys=lambda keys: others.append(keys.create("other"))
     ) as found:
         found.log, found.other_key = log, others[0]
         yield found
+    requests.setLevel(logging.NOTSET)
     for logger in loggers:
         logger.removeHandler(handler)
     handler.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -166,6 +167,48 @@ def test_a_client_that_leaves(client):
     wait_until(lambda: running(client) == 0)
 
 
+def test_the_log_of_requests(served, client, caplog):
+    """The log lacks what an operator asks for, tells what users say, or believes them."""
+    address, key = served
+    key_id, secret = key.split(".")
+    mine = {"X-Request-Id": "mine-1"}
+    body = {"model": "mini", "prompt": "MARKER of a prompt", "max_tokens": 3, "temperature": 0}
+    with caplog.at_level(logging.INFO, "openglm.requests"):
+        done = client.post("/v1/completions?q=MARKER", json=body, headers=mine)
+        assert done.headers["x-request-id"] == "mine-1"
+        with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as stream:
+            read = list(stream.iter_lines())
+        with client.stream("POST", "/v1/chat/completions", json=LONG) as response:
+            next(response.iter_lines())
+        wait_until(lambda: len(caplog.records) == 3)
+        client.get("/v1/files/MARKER", headers={"X-Request-Id": "x" * 10_000})
+        lost = client.get("/v1/nothing")
+        stranger = httpx2.get(f"{address}/v1/models", headers={"Authorization": f"Bearer x{key}"})
+        health = httpx2.get(f"{address}/health", headers=mine)
+    lines = [record.args for record in caplog.records]
+    paths = ["/v1/completions"] * 2 + ["/v1/chat/completions", "/v1/files/{file_id}"]
+    assert [line["path"] for line in lines] == [*paths, "/v1/nothing", "/v1/models", "/health"]
+    assert [line["status"] for line in lines] == [200, 200, 499, 404, 404, 401, 200]
+    assert [line["key"] for line in lines] == [key_id] * 5 + [None] * 2
+    ids = ["mine-1", stream, response, None, lost, stranger, health]
+    for line, found in zip(lines, ids, strict=True):
+        if isinstance(found, httpx2.Response):
+            assert line["id"] == found.headers["x-request-id"]
+    assert lines[3]["id"].startswith("req-")
+    used = done.json()["usage"]
+    for line in lines[:2]:
+        assert line["model"] == "mini"
+        assert {name: line[name] for name in ("prompt_tokens", "completion_tokens")} == {
+            name: used[name] for name in ("prompt_tokens", "completion_tokens")
+        }
+    assert read
+    assert lines[2]["model"] == "slow"
+    assert 0 < lines[2]["completion_tokens"] < 400
+    assert "MARKER" not in caplog.text
+    assert secret not in caplog.text
+    assert done.json()["choices"][0]["text"] not in caplog.text
+
+
 def test_many_streams_at_once(served):
     """Answers are mixed up, or some are lost, when there are many."""
     address, key = served
@@ -229,13 +272,19 @@ def test_what_is_counted(client):
 
 
 def test_the_end_waits_for_answers(tmp_path):
-    """A stream is cut when the server is told to end, or the server never ends."""
+    """A stream is cut when the server is told to end, it never ends, or its log is not JSON."""
     code = "from openglm.cli.main import main; main()"
     environment = os.environ | {"OPENGLM_HOME": str(tmp_path)}
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = [sys.executable, "-c", code, "serve", "--port", str(port)]
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as kept,
+        subprocess.Popen(
+            words, env=environment, stdout=subprocess.PIPE, stderr=kept, text=True
+        ) as server,
+    ):
         try:
             text = ""
             while "curl" not in text:
@@ -256,6 +305,11 @@ def test_the_end_waits_for_answers(tmp_path):
             assert server.wait(20) == 0
         finally:
             server.kill()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    last = [line for line in lines if line.get("path") == "/v1/completions"]
+    assert [(line["status"], line["completion_tokens"]) for line in last] == [(200, 150)]
+    assert {line["path"] for line in lines} == {"/health", "/v1/completions"}
+    assert "The river" not in log.read_text()
 
 
 def test_the_first_servers(tmp_path):

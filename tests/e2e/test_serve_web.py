@@ -134,8 +134,9 @@ def test_strangers_get_nothing_but_the_form(
 ) -> None:
     """Somebody without a key would see the page, its files or its calls."""
     address, _ = server
-    answer = httpx2.request(method, address + path, headers={"Cookie": "openglm_session=guess"})
-    assert answer.status_code == 401
+    headers = {"Cookie": "openglm_session=guess", "X-Request-Id": "mine"}
+    answer = httpx2.request(method, address + path, headers=headers)
+    assert (answer.status_code, answer.headers["x-request-id"]) == (401, "mine")
     assert "gradio" not in answer.text
 
 

@@ -31,6 +31,7 @@ SERVER_FLAGS = {
     "legacy": "legacy",
     "web_path": "web_path",
     "no_web": "no_web",
+    "no_request_log": "no_request_log",
     "database": "database",
 }
 """Flag -> key of `[server]` that it stands for, or replaces."""
@@ -104,6 +105,10 @@ def serve(
     no_web: Annotated[
         bool, typer.Option("--no-web", help=say("No web page.", "不提供网页。"))
     ] = False,
+    no_request_log: Annotated[
+        bool,
+        typer.Option("--no-request-log", help=say("No line per request.", "日志不逐条记录请求。")),
+    ] = False,
     database: DatabaseUrl = None,
     config: Annotated[
         Path | None,
@@ -126,6 +131,7 @@ def serve(
         from openglm.serve.config_file import ServeFile, read_serve_file
         from openglm.serve.database import Database
         from openglm.serve.guard import GuardSettings
+        from openglm.serve.json_lines import json_lines
         from openglm.serve.keys import KeyStore
         from openglm.serve.origin import KnownNames
         from openglm.serve.server import Server, bind
@@ -149,7 +155,11 @@ def serve(
     if replicas is not None and not ray:
         raise UsageError(f"--replicas {replicas} goes with --ray")
     models = _replicated(chosen.models, replicas) if ray else _here(chosen.models)
-    with bind(server.host, server.port) as listener, models as known:  # before models are read
+    with (
+        json_lines(of_requests=not server.no_request_log),
+        bind(server.host, server.port) as listener,  # before models are read
+        models as known,
+    ):
         state = Database(server.database)
         keys = KeyStore(state)
         app = create_app(known, state, keys, settings)

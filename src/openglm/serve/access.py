@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from openglm.errors import ConfigError
 from openglm.serve.identity import AuthenticationFailed, Identity, NotPermitted
 from openglm.serve.keys import KeyStore
+from openglm.serve.record import record_of
 
 PUBLIC = frozenset({"/health"})
 """Paths that anybody may read; they tell nothing but that a server is here."""
@@ -57,7 +58,8 @@ class Locked:
             return
         if scope["type"] == "http" and scope["path"] not in PUBLIC:
             try:
-                await identify(self.keys, Headers(scope=scope).getlist("authorization"))
+                found = await identify(self.keys, Headers(scope=scope).getlist("authorization"))
+                record_of(scope).key_id = found.key_id
             except AuthenticationFailed as error:
                 await self.refuse(scope, error)(scope, receive, send)
                 return

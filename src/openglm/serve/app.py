@@ -41,6 +41,7 @@ from openglm.serve.known import Known
 from openglm.serve.limits import Limits
 from openglm.serve.metrics import Metrics
 from openglm.serve.models import Models
+from openglm.serve.record import path_of, record_of
 from openglm.serve.service import Service
 from openglm.serve.settings import ServeSettings
 from openglm.serve.web.door import Door
@@ -54,8 +55,9 @@ KINDS: dict[int, Kind] = {
     405: "method",
     408: "timeout",
     413: "too_large",
+    500: "internal",
 }
-"""Of HTTP errors that the framework raises."""
+"""Of HTTP errors that the framework raises, and refusals of the guard."""
 
 
 def create_app(
@@ -150,7 +152,8 @@ async def _answer(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
     found = as_serve_error(error, path.removeprefix(f"{BIGMODEL}/").removeprefix("/v1/"))
     if found.kind == "internal":
-        logger.error("a request to %s failed", path, exc_info=error)
+        told = {"path": path_of(request.scope), "id": record_of(request.scope).id}
+        logger.error("a request to %(path)s failed", told, exc_info=error)
     return error_response(path, found)
 
 

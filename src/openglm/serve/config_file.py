@@ -64,6 +64,7 @@ class ServerTable:
         legacy: POST / answers as the first servers of ChatGLM and CodeGeeX2 did.
         web_path: of the web page; None = /, if its packages are there.
         no_web: there is no web page.
+        no_request_log: requests have no lines in the log.
         database: URL; None = SQLite in the user folder.
     """
 
@@ -75,6 +76,7 @@ class ServerTable:
     legacy: bool = False
     web_path: str | None = None
     no_web: bool = False
+    no_request_log: bool = False
     database: str | None = None
 
 

@@ -6,16 +6,16 @@ written, whatever route it leads to has its own lock.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from openglm.serve.body import Body, BodyLimits
+from openglm.serve.body import BodyLimits
+from openglm.serve.exchange import Exchange
 from openglm.serve.origin import KnownNames
 
 MESSAGES = {
@@ -24,16 +24,10 @@ MESSAGES = {
     408: "the body took too long",
     413: "the body is too large",
     431: "the headers are too large",
+    500: "the server failed at this request; its log says why",
 }
 HEADER_OVERHEAD_BYTES = 4  # ": " and the end of the line
 MAX_DIGITS = 18  # of a length in bytes
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "X-Frame-Options": "DENY",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
-"""Of responses that do not set them; a page sets the policy that it needs itself."""
 CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
 CORS_HEADERS = ("Authorization", "Content-Type", "X-Request-Id")
 CORS_EXPOSED = ("Retry-After", "X-Request-Id", "X-OpenGLM-Ignored")
@@ -101,13 +95,26 @@ class Guard:
             else:
                 await send({"type": "websocket.close", "code": 1008})  # before accepting: HTTP 403
             return
-        exchange = _Exchange(scope, receive, send, self.settings)
-        if status is None:
-            status = await exchange.run(self._app)
-        if status is not None:
-            response = self._refuse(scope, status, MESSAGES[status])
-            response.headers["Connection"] = "close"  # the rest of the body is not read
-            await response(scope, receive, exchange.send)
+        chosen = self.settings
+        exchange = Exchange(scope, receive, send, chosen.body, chosen.read_seconds)
+        try:
+            if status is None:
+                status = await exchange.run(self._app)
+            if status is not None:
+                await self._answer(exchange, scope, status)
+        except Exception:  # the server logs it
+            if not exchange.is_started:
+                await self._answer(exchange, scope, 500)
+            exchange.record.status = 500
+            raise
+        finally:
+            exchange.record.write(scope)
+
+    async def _answer(self, exchange: Exchange, scope: Scope, status: int) -> None:
+        """Sends a refusal."""
+        response = self._refuse(scope, status, MESSAGES[status])
+        response.headers["Connection"] = "close"  # the rest of the body is not read
+        await response(scope, exchange.receive, exchange.send)
 
     def _look_at(self, scope: Scope) -> int | None:
         """The status to refuse a request with, by its headers; None if there is no reason."""
@@ -127,67 +134,3 @@ class Guard:
         if not (length.isascii() and length.isdigit() and len(length) <= MAX_DIGITS):
             return 400
         return 413 if int(length) > self.settings.body.of(scope["path"]) else None
-
-
-class _Exchange:
-    """One request and its response, which gets the security headers.
-
-    A client that does not read ends it. A timeout of its own for each message would cost more than
-    all else that is done with a token here, so one timer looks after all.
-    """
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: GuardSettings) -> None:
-        self._scope = scope
-        self._send = send
-        self._read_seconds = settings.read_seconds
-        limits = settings.body
-        self._body = Body(receive, limits.of(scope["path"]), limits.seconds)
-        self._is_started = False
-        self._blocked_since: float | None = None  # by a client that does not read
-
-    async def run(self, app: ASGIApp) -> int | None:
-        """Runs the application; the status to refuse with if its body was not taken."""
-        self._timer = asyncio.get_running_loop().call_later(self._read_seconds, self._look)
-        try:
-            async with asyncio.timeout(None) as self._patience:
-                await app(self._scope, self._body.receive, self._send_of_app)
-        except Exception:
-            if self._patience.expired():  # the server closes a connection with half a response
-                return None
-            if self._body.refused_with is None or self._is_started:
-                raise
-        finally:
-            self._timer.cancel()
-        return None if self._is_started else self._body.refused_with
-
-    def _look(self) -> None:
-        """Ends the application if a message has been on its way for too long."""
-        loop = asyncio.get_running_loop()
-        since = loop.time() if self._blocked_since is None else self._blocked_since
-        if loop.time() >= since + self._read_seconds:
-            self._patience.reschedule(loop.time())
-        else:
-            self._timer = loop.call_at(since + self._read_seconds, self._look)
-
-    async def _send_of_app(self, message: Message) -> None:
-        """Sends a message of the application.
-
-        An application may take the end of its body for an error of its own and answer something
-        else; unless it began before, that is dropped for the answer of the guard.
-        """
-        if self._body.refused_with is None or self._is_started:
-            await self.send(message)
-
-    async def send(self, message: Message) -> None:
-        """Sends a message, with the security headers if it begins the response."""
-        if message["type"] == "http.response.start":
-            self._is_started = True
-            headers = MutableHeaders(scope=message)
-            for name, value in SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
-        if self._blocked_since is None:
-            self._blocked_since = asyncio.get_running_loop().time()
-        try:
-            await self._send(message)
-        finally:
-            self._blocked_since = None

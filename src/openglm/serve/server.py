@@ -13,7 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from openglm.errors import UsageError
 from openglm.log import logger
 from openglm.serve.app import error_response
+from openglm.serve.connection import Connection
 from openglm.serve.errors import ServeError
+from openglm.serve.record import HEADER, record_of
 
 IDLE_SECONDS = 0.1
 """How often to look whether calls have ended."""
@@ -70,7 +72,11 @@ class Draining:
             refusal = ServeError("unavailable", "the server is about to end", retry_after=5)
             response = error_response(scope["path"], refusal)
             response.headers["Connection"] = "close"
+            record = record_of(scope)
+            response.headers[HEADER] = record.id
+            record.status = response.status_code
             await response(scope, receive, send)
+            record.write(scope)
             return
         self.num_calls += 1
         try:
@@ -99,8 +105,9 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 self.draining,
-                http="h11",  # httptools, taken where it is installed, bounds no headers
+                http=Connection,  # httptools, taken where it is installed, bounds no headers
                 log_config=None,
+                access_log=False,  # `Record` says more, without the query string
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 h11_max_incomplete_event_size=1 << 16,

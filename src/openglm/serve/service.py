@@ -20,6 +20,7 @@ from openglm.serve.jobs import Jobs
 from openglm.serve.limits import Admission, Limits
 from openglm.serve.metrics import Metrics, Stopwatch
 from openglm.serve.models import Models
+from openglm.serve.record import Record, record_of
 from openglm.serve.runner import Place
 from openglm.serve.wire import EventResponse, while_connected
 from openglm.serve.worker import Worker
@@ -82,6 +83,11 @@ class Errand:
         """All models."""
         return self.service.models
 
+    @property
+    def record(self) -> Record | None:
+        """Of the request that somebody waits at."""
+        return None
+
     @asynccontextmanager
     async def entering(
         self, max_tokens: int | None, completions: int = 1, *, of: Hosted | None = None
@@ -125,7 +131,7 @@ class Errand:
 
     def meter(self, model: str) -> Meter:
         """Times a call of a model, and counts it towards what this key may use."""
-        return _Meter(Stopwatch(self.service.metrics, model), self.admission)
+        return _Meter(Stopwatch(self.service.metrics, model), self.admission, self.record)
 
     async def _admit(self, tokens: int) -> Admission:
         return await self.service.limits.admit_later(self.identity, tokens)
@@ -144,6 +150,11 @@ class Call(Errand):
 
     request: Request
     claimed: tuple[str, str] | None = None
+
+    @property
+    def record(self) -> Record | None:
+        """Of the request."""
+        return record_of(self.request.scope)
 
     def claim(self, request_id: str | None) -> None:
         """Holds a request id until the call is over; nothing for None.
@@ -196,6 +207,7 @@ class _Meter:
 
     stopwatch: Stopwatch
     admission: Admission | None
+    record: Record | None
 
     def started(self) -> None:
         if self.admission is not None:
@@ -213,6 +225,9 @@ class _Meter:
         self.stopwatch.close(*spent)
         if self.admission is not None:
             self.admission.spent(*spent)
+        if self.record is not None:
+            self.record.model = self.stopwatch.model
+            self.record.prompt_tokens, self.record.completion_tokens = spent
 
 
 def call_of(service: Service, identity: Identity, request: Request) -> Call:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from openglm.errors import ConfigError
 from openglm.serve.identity import AuthenticationFailed, Identity
 from openglm.serve.keys import KeyStore
+from openglm.serve.record import record_of
 from openglm.serve.service import Service
 from openglm.serve.web.dressing import FORM_POLICY, REFERRER, dress
 from openglm.serve.web.form import LANGUAGES, log_in_form, preferred
@@ -95,6 +96,8 @@ class Door:
             response = await self._log_in(request)
         else:
             identity = await self._who(request)
+            if identity is not None:
+                record_of(scope).key_id = identity.key_id
             if identity is None:
                 response = self._refuse(request, rest)
             elif rest == "logout":

@@ -1,0 +1,145 @@
+"""How long a connection may be open on which nothing is asked, and how many there may be."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the server is an extra: '.[serve]'")
+
+from openglm.serve.connection import most_connections
+from openglm.serve.server import Server, bind
+
+LIMIT_SECONDS = 0.15
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+WITH_BODY = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n"
+
+
+async def _answer(scope: Any, receive: Any, send: Any) -> None:
+    """Answers, at /slow long after the limit; reads no body."""
+    if scope["type"] != "http":
+        return
+    if scope["path"] == "/slow":
+        await asyncio.sleep(3 * LIMIT_SECONDS)
+    headers = [(b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@contextmanager
+def _serving() -> Iterator[tuple[str, int]]:
+    """The address of a server in a thread."""
+    with bind("127.0.0.1", 0) as listener:
+        server = Server(_answer, 1.0)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.01)
+            yield listener.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    monkeypatch.setattr("openglm.serve.connection.HEADER_SECONDS", LIMIT_SECONDS)
+    with _serving() as found:
+        yield found
+
+
+def _read(plug: socket.socket) -> bytes:
+    """What comes until the end of an answer, or of the connection."""
+    found = b""
+    while not found.endswith(b"\r\n\r\nok") and (piece := plug.recv(1000)):
+        found += piece
+    return found
+
+
+def _is_answered(address: tuple[str, int]) -> bool:
+    """Whether a new connection is."""
+    with closing(socket.create_connection(address, timeout=10)) as plug:
+        try:
+            plug.sendall(REQUEST)
+            return _read(plug).endswith(b"ok")
+        except ConnectionError:
+            return False
+
+
+def test_who_asks_nothing_is_let_go(address: tuple[str, int]) -> None:
+    """Somebody without a key holds connections for ever, until nobody else gets one."""
+    with ExitStack() as open_:
+
+        def plug(*said: bytes) -> socket.socket:
+            found = open_.enter_context(socket.create_connection(address, timeout=10))
+            for piece in said:
+                found.sendall(piece)
+                assert _read(found).endswith(b"ok")
+            return found
+
+        begun = time.monotonic()
+        silent = [plug()]
+        slow = [plug(), plug(REQUEST), plug(WITH_BODY)]  # first headers, next headers, a body
+        while slow:
+            assert time.monotonic() < begun + 10, "a connection is still open"
+            time.sleep(0.02)
+            for one in slow[:]:
+                try:
+                    one.sendall(b"x")
+                    one.settimeout(0.001)
+                    if not one.recv(1):
+                        slow.remove(one)
+                except TimeoutError:
+                    one.settimeout(10)
+                except ConnectionError:
+                    slow.remove(one)
+        assert silent[0].recv(1) == b""
+        assert time.monotonic() - begun >= LIMIT_SECONDS
+
+
+def test_who_asks_is_not(address: tuple[str, int]) -> None:
+    """A long answer is cut, or the next request on a connection."""
+    with closing(socket.create_connection(address, timeout=10)) as plug:
+        plug.sendall(REQUEST[:10])
+        time.sleep(LIMIT_SECONDS / 4)
+        plug.sendall(REQUEST[10:])
+        assert _read(plug).endswith(b"ok")
+        time.sleep(LIMIT_SECONDS * 1.5)  # idle: for that there is another limit
+        plug.sendall(REQUEST.replace(b"/ ", b"/slow ") + REQUEST[:5])
+        assert _read(plug).endswith(b"ok")
+        plug.sendall(REQUEST[5:])
+        assert _read(plug).endswith(b"ok")
+
+
+def test_more_connections_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections take all the files that the process may have open, and nothing works."""
+    monkeypatch.setattr("openglm.serve.connection.MOST_CONNECTIONS", 2)
+    with _serving() as address, ExitStack() as open_:
+        plugs = [
+            open_.enter_context(socket.create_connection(address, timeout=10)) for _ in range(2)
+        ]
+        for plug in plugs:
+            plug.sendall(REQUEST)
+            assert _read(plug).endswith(b"ok")
+        assert not _is_answered(address)
+        plugs[0].close()
+        end = time.monotonic() + 10
+        while not _is_answered(address):
+            assert time.monotonic() < end
+
+
+def test_files_bound_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a process may have 1,024 files, the bound is never reached, and the database fails."""
+    resource = pytest.importorskip("resource", reason="not on Windows")
+    for files, most in ((1024, 768), (1 << 20, 4096), (resource.RLIM_INFINITY, 4096)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, files=files: (files, files))
+        assert most_connections() == most
