@@ -103,6 +103,18 @@ def client(served: tuple[str, str]) -> Iterator[Any]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, whose sandbox does not work for root."""
+    driver = pytest.importorskip("playwright.sync_api", reason="the driver: '.[dev]'")
+    from helpers_web import CHROMIUM
+
+    with driver.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps the tests out of the user's folder."""

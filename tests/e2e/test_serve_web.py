@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,18 +13,15 @@ pytest.importorskip("gradio", reason="the web page needs gradio")
 pytest.importorskip("playwright", reason="these tests drive a browser by playwright")
 
 import httpx2
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 import openglm
 from helpers_serve import Script, scripted, serving
+from helpers_web import LONGER, log_in, needs_browser, reading, session_of
 from openglm.attacks import Target, choose, launch
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
-expect.set_options(timeout=30_000)
 ENGINE = {"memory_bytes": 1 << 28}
 ANSWER = "So **bold**, `x = 1`, and $a^2$. <script>document.title = 'stolen'</script>"
-LONGER = re.compile(".{30,}", re.DOTALL)  # than what it began with
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,54 +38,6 @@ def server() -> Iterator[tuple[str, str]]:
     models = {"mini": openglm.load("mini")}
     with serving(models, role="admin", web_path="/", engine=ENGINE) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium, whose sandbox does not work for root."""
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@contextmanager
-def reading(
-    browser: Browser, address: str, key: str, goes_on: bool = False, **settings: Any
-) -> Iterator[Page]:
-    """The page behind the log-in; at the end no request went elsewhere, and no script failed.
-
-    A reader who goes on to another page breaks off what still runs, of which scripts complain.
-    """
-    context = browser.new_context(**{"locale": "en-US", **settings})
-    context.set_default_timeout(30_000)
-    page = context.new_page()
-    asked, problems = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(address)  # to the form, of whose status 401 the console speaks
-    page.on("console", lambda told: problems.append(told.text) if told.type == "error" else None)
-    page.fill("#key", key)
-    page.click("button")
-    expect(page.locator("#top")).to_be_visible(timeout=60_000)
-    try:
-        yield page
-    finally:
-        context.close()  # else the server waits for it
-    own = urlsplit(address).netloc
-    foreign = [url for url in asked if urlsplit(url).netloc not in ("", own)]
-    assert len(asked) > 5
-    assert not foreign
-    assert goes_on or not problems
-
-
-def log_in(address: str, key: str) -> httpx2.Response:
-    return httpx2.post(f"{address}/login", data={"key": key})
-
-
-def session_of(address: str, key: str) -> dict[str, str]:
-    """The header of somebody who is in."""
-    return {"Cookie": log_in(address, key).headers["set-cookie"].partition(";")[0]}
 
 
 def wait_until_idle(address: str, key: str) -> None:
