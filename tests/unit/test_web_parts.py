@@ -120,6 +120,22 @@ def test_the_picture_of_a_model_that_reads_again_is_that_of_its_last_pass() -> N
     assert [colour for _, _, colour in found.parts()][1:] == [tint(1)]
 
 
+def test_a_model_that_was_loaded_anew_is_not_faster_than_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its card would show a negative speed, since its engine counts from 0 again."""
+    pytest.importorskip("gradio", reason="the tab needs gradio")
+    from openglm.serve.web.models import SECONDS, _Speeds
+
+    now = [0.0]
+    monkeypatch.setattr("openglm.serve.web.models.time.monotonic", lambda: now[0])
+    speeds, found = _Speeds(), []
+    for num_tokens in (0, 100, 0, 10):
+        found.append(speeds.of("mini", num_tokens))
+        now[0] += SECONDS
+    assert found == [0, 100 / SECONDS, 0, 10 / SECONDS]
+
+
 def turns(*texts: str) -> list[Turn]:
     return [Turn(role=("user", "assistant")[i % 2], content=text) for i, text in enumerate(texts)]
 

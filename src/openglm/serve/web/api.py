@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import gradio as gr
 from starlette.concurrency import run_in_threadpool
 
-from openglm.serve.identity import ROLES, NotPermitted, Role
+from openglm.serve.identity import ROLES, Role
 from openglm.serve.keys import KeyInfo
 from openglm.serve.web.calls import Desk, shown
 from openglm.serve.web.fields import QUIET, SMALL, html_field
@@ -65,14 +66,9 @@ def build(desk: Desk, blocks: gr.Blocks) -> None:
         code: dict[str, Any] = {"interactive": False, "wrap_lines": True, "lines": 7}
         curl = gr.Code(label="curl", language="shell", elem_id="api-curl", **code)
         python = gr.Code(label="Python", language="python", elem_id="api-python", **code)
+    for block, form in ((curl, CURL), (python, PYTHON)):
+        desk.renewal.show(block, partial(_snippet, desk, form))
     _KeyFields(desk).connect(blocks)
-
-    def snippets(request: gr.Request) -> tuple[str, str]:
-        assert request.request is not None  # Gradio makes some without, in its tests
-        url = request.request.url
-        return _snippets(desk, f"{url.scheme}://{url.netloc}")
-
-    blocks.load(snippets, None, [curl, python], **QUIET)
 
 
 class _KeyFields:
@@ -136,8 +132,7 @@ class _KeyFields:
     async def _managing(self, request: gr.Request, act: Callable[[], T]) -> T:
         """What an admin may do; errors are shown on the page."""
         try:
-            if (await self.desk.who(request)).role != "admin":
-                raise NotPermitted
+            await self.desk.admin(request)
             return await run_in_threadpool(act)
         except Exception as error:
             raise shown(error) from error
@@ -164,12 +159,18 @@ class _KeyFields:
         return (key.id, key.name, self.roles[key.role], *days, state)
 
 
-def _snippets(desk: Desk, address: str) -> tuple[str, str]:
-    chatting = desk.names(lambda hosted: hosted.can_chat)
-    path, body, call = CHAT if chatting else CONTINUE
-    model = (chatting or desk.names())[0]
-    curl = CURL.format(address=address, path=path, body=body.format(model=model))
-    return curl, PYTHON.format(address=address, call=call.format(model=model))
+def _snippet(desk: Desk, form: str, request: gr.Request) -> str:
+    """A program that calls what is loaded, or the default."""
+    assert request.request is not None  # Gradio makes some without, in its tests
+    url = request.request.url
+    path, body, call = CHAT if desk.chats else CONTINUE
+    model = (desk.chats or desk.writes or desk.absent)[0]
+    return form.format(
+        address=f"{url.scheme}://{url.netloc}",
+        path=path,
+        body=body.format(model=model),
+        call=call.format(model=model),
+    )
 
 
 def _day(seconds: int | None) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 import gradio as gr
@@ -14,11 +14,12 @@ from starlette.concurrency import run_in_threadpool
 from openglm.log import logger
 from openglm.serve.errors import as_serve_error
 from openglm.serve.hosted import Hosted
-from openglm.serve.identity import Identity
+from openglm.serve.identity import Identity, NotPermitted
 from openglm.serve.keys import KeyStore
 from openglm.serve.service import Call, Service, call_of
 from openglm.serve.web.fields import Wish
 from openglm.serve.web.form import Say
+from openglm.serve.web.renewal import Renewal
 
 SHOWN_SECONDS = 0.05
 """How often at most a text on the page is renewed; each time it is sent whole."""
@@ -32,18 +33,33 @@ class Desk:
         service: whose models are called.
         keys: who may.
         say: chooses the language of texts.
+        renewal: of what follows which models are loaded.
     """
 
     service: Service
     keys: KeyStore
     say: Say
+    renewal: Renewal = field(default_factory=Renewal)
 
-    def names(self, fits: Callable[[Hosted], bool] | None = None) -> list[str]:
-        """All models, loaded or not, the default first; or those loaded that are of some sort."""
-        models = self.service.models
-        if fits is None:
-            return list(models.known)
-        return [name for name, one in models.hosted.items() if fits(one)]
+    @property
+    def chats(self) -> list[str]:
+        """Models that are loaded and chat, the default first."""
+        return [name for name, one in self.service.models.hosted.items() if one.can_chat]
+
+    @property
+    def fills(self) -> list[str]:
+        """Models that are loaded and fill blanks, the default first."""
+        return [name for name, one in self.service.models.hosted.items() if one.can_fill]
+
+    @property
+    def writes(self) -> list[str]:
+        """Models that are loaded, the default first: all of them write."""
+        return list(self.service.models.hosted)
+
+    @property
+    def absent(self) -> list[str]:
+        """Models that are not loaded."""
+        return [name for name in self.service.models.known if name not in self.writes]
 
     async def who(self, request: gr.Request) -> Identity:
         """Whose session a request belongs to.
@@ -52,6 +68,18 @@ class Desk:
             AuthenticationFailed: the key was revoked.
         """
         return await run_in_threadpool(self.keys.identity, str(request.username))
+
+    async def admin(self, request: gr.Request) -> Identity:
+        """Whose session a request that manages the server belongs to.
+
+        Raises:
+            AuthenticationFailed: the key was revoked.
+            NotPermitted: it is that of a user.
+        """
+        identity = await self.who(request)
+        if identity.role != "admin":
+            raise NotPermitted
+        return identity
 
     @asynccontextmanager
     async def calling(
@@ -66,9 +94,8 @@ class Desk:
         Raises:
             gr.Error: whatever goes wrong; the page shows it.
         """
-        assert request.request is not None  # Gradio makes some without, in its tests
         try:
-            call = call_of(self.service, await self.who(request), request.request)
+            call = self._call(request, await self.who(request))
             hosted = call.models.find(wish.model)
             try:
                 async with call.entering(wish.sampling["max_tokens"], of=hosted):
@@ -77,6 +104,27 @@ class Desk:
                 call.leave()
         except Exception as error:
             raise shown(error) from error
+
+    @asynccontextmanager
+    async def managing(self, request: gr.Request) -> AsyncGenerator[Call, None]:
+        """A call that manages the models, with its place among those of its key, an admin's.
+
+        Args:
+            request: of the page.
+
+        Raises:
+            gr.Error: whatever goes wrong; the page shows it.
+        """
+        try:
+            call = self._call(request, await self.admin(request))
+            async with call.visiting():
+                yield call
+        except Exception as error:
+            raise shown(error) from error
+
+    def _call(self, request: gr.Request, identity: Identity) -> Call:
+        assert request.request is not None  # Gradio makes some without, in its tests
+        return call_of(self.service, identity, request.request)
 
 
 def shown(error: Exception) -> gr.Error:

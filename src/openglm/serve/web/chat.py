@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -31,21 +31,30 @@ Turns = list[dict[str, Any]]
 
 
 def build(desk: Desk, blocks: gr.Blocks) -> None:
-    """The tab, or a note if no model here chats."""
-    names = desk.names(lambda hosted: hosted.can_chat)
-    if names:
-        _ChatTab(desk, names).connect(blocks)
-        return
-    here = ", ".join(desk.names())
-    gr.Markdown(
-        desk.say(
-            f"### No chat model is served here\nWhat {here} can do is in the other tabs. For "
-            "conversations serve a chat model: `glm serve path/to/chatglm3-6b`.",
-            f"### 当前没有对话模型\n{here} 的功能见其他标签页。"
+    """The tab; while no model that is loaded chats, a note is in its place."""
+    _ChatTab(desk).connect(blocks)
+    note = gr.Markdown(_note(desk), elem_id="chat-note")
+    desk.renewal.show(note, lambda _: _note(desk))
+
+
+def _note(desk: Desk) -> str:
+    """What can be done where no model chats."""
+    say = desk.say
+    here, absent = ", ".join(desk.writes), ", ".join(desk.absent)
+    text = say("### No chat model is loaded\n", "### 当前没有加载对话模型\n")
+    if here:
+        text += say(f"What {here} can do is in the other tabs. ", f"{here} 的功能见其他标签页。")
+    if absent:
+        text += say(
+            f"{absent} can be loaded by an admin, in the tab Models.",
+            f"{absent} 可由管理员在“模型”标签页中加载。",
+        )
+    else:
+        text += say(
+            "For conversations serve a chat model: `glm serve path/to/chatglm3-6b`.",
             "若要对话，请启动对话模型：`glm serve path/to/chatglm3-6b`。",
-        ),
-        elem_id="chat-note",
-    )
+        )
+    return text
 
 
 class _ChatTab:
@@ -53,13 +62,12 @@ class _ChatTab:
 
     Args:
         desk: of the page.
-        names: of models that chat.
     """
 
-    def __init__(self, desk: Desk, names: Sequence[str]) -> None:
+    def __init__(self, desk: Desk) -> None:
         self.desk = desk
         say = desk.say
-        with gr.Row():
+        with gr.Row(elem_id="chat-all"):
             with gr.Column(scale=3):
                 self._build_conversation()
             with gr.Column(scale=1, min_width=260):
@@ -80,7 +88,8 @@ class _ChatTab:
                 self.system = gr.Textbox(
                     label=say("System prompt", "系统提示"), lines=3, elem_id="chat-system"
                 )
-                self.fields = wish_fields(say, names, USUAL_TOKENS)
+                self.fields = wish_fields(say, desk.chats, USUAL_TOKENS)
+        desk.renewal.choose(self.fields[0], lambda: desk.chats)
         self.kept = gr.BrowserState(**STORED)
 
     def _build_conversation(self) -> None:

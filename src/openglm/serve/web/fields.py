@@ -45,13 +45,14 @@ def wish_fields(
 
     Args:
         say: chooses the language.
-        names: of models, the first to begin with; a single one needs no field.
+        names: of models, the first to begin with; see `Renewal.choose`, which renews them.
         max_tokens: to begin with.
         temperature: to begin with; None means the model's own settings.
     """
     is_own = temperature is None
+    first = next(iter(names), None)
     model = gr.Dropdown(
-        list(names), value=names[0], label=say("Model", "模型"), visible=len(names) > 1
+        list(names), value=first, label=say("Model", "模型"), visible=len(names) > 1
     )
     with gr.Group():
         length = gr.Slider(
@@ -71,7 +72,9 @@ def wish_fields(
     return [model, length, own, warmth, top_p]
 
 
-def wish(model: str, max_tokens: float, is_own: bool, temperature: float, top_p: float) -> Wish:
+def wish(
+    model: str | None, max_tokens: float, is_own: bool, temperature: float, top_p: float
+) -> Wish:
     """What the values of `wish_fields` say."""
     chosen = {} if is_own else {"temperature": temperature, "top_p": top_p}
-    return Wish(model, {"max_tokens": int(max_tokens)} | chosen)
+    return Wish(model or "", {"max_tokens": int(max_tokens)} | chosen)

@@ -43,8 +43,8 @@ def build(desk: Desk) -> None:
             filled = html_field(elem_classes=["blanks"], elem_id="fill-result")
             picture = html_field(elem_classes=["picture"], elem_id="fill-picture")
         with gr.Column(scale=1, min_width=260):
-            names = desk.names(lambda hosted: hosted.can_fill)
-            fields = wish_fields(say, names, USUAL_TOKENS, 0.0)
+            fields = wish_fields(say, desk.fills, USUAL_TOKENS, 0.0)
+    desk.renewal.choose(fields[0], lambda: desk.fills)
 
     async def fill(
         request: gr.Request, given: str, *values: Any

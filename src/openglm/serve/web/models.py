@@ -1,20 +1,31 @@
-"""Models: what is served, what memory it takes, and how fast it is just now."""
+"""Models: what is loaded, what memory it takes, and how fast it is just now; and what is not."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import gradio as gr
 
 from openglm.serve.hosted import Hosted
+from openglm.serve.known import Known, State
 from openglm.serve.web.calls import Desk
 from openglm.serve.web.fields import QUIET, html_field
 from openglm.serve.web.form import Say
 from openglm.serve.web.html import escaped
+from openglm.serve.web.loading import LoadingFields
 
 SECONDS = 2.0
 """Between two looks."""
 MIB = 1 << 20
+STATES: Mapping[State, tuple[str, str]] = {
+    "unloaded": ("not loaded", "未加载"),
+    "loading": ("loading", "正在加载"),
+    "loaded": ("loaded", "已加载"),
+    "unloading": ("unloading", "正在卸载"),
+}
+"""In English and Chinese."""
 
 
 class _Speeds:
@@ -29,33 +40,58 @@ class _Speeds:
         now = time.monotonic()
         then, before = self._before.get(name, (now, num_tokens))
         if name not in self._before or now - then > SECONDS / 2:
-            self._speeds[name] = (num_tokens - before) / (now - then) if now > then else 0.0
+            fed = max(0, num_tokens - before)  # a model that was loaded anew begins at 0
+            self._speeds[name] = fed / (now - then) if now > then else 0.0
             self._before[name] = now, num_tokens
         return self._speeds[name]
 
 
-def build(desk: Desk, tabs: gr.Tabs, label: str) -> None:
+def build(desk: Desk, blocks: gr.Blocks, tabs: gr.Tabs, label: str) -> list[Any]:
     """The tab; it renews itself while it is looked at.
 
     Args:
         desk: of the page.
+        blocks: the page.
         tabs: among which it is.
         label: of this one.
+
+    Returns:
+        the events after which other models are loaded.
     """
     speeds = _Speeds()
 
-    def cards() -> str:
-        every = desk.service.models.hosted.values()
-        return "".join(_card(hosted, speeds, desk.say) for hosted in every)
+    # Both in the event loop of the server, where models come and go.
+    async def cards() -> str:
+        return _cards(desk, speeds)
 
-    shown = html_field(cards(), elem_id="models-cards")
+    async def turn(event: gr.SelectData) -> tuple[gr.Timer, str]:
+        return gr.Timer(active=event.value == label), _cards(desk, speeds)
+
+    loading = LoadingFields(desk)
+    shown = html_field(_cards(desk, speeds), elem_id="models-cards")
+    desk.renewal.show(shown, lambda _: _cards(desk, speeds))
     timer = gr.Timer(SECONDS, active=False)
     timer.tick(cards, None, shown, **QUIET)
-
-    def turn(event: gr.SelectData) -> tuple[gr.Timer, str]:
-        return gr.Timer(active=event.value == label), cards()
-
     tabs.select(turn, None, [timer, shown], **QUIET)
+    return loading.connect(blocks)
+
+
+def _cards(desk: Desk, speeds: _Speeds) -> str:
+    """All models."""
+    hosted = desk.service.models.hosted
+    return "".join(
+        _card(hosted[name], speeds, desk.say) if name in hosted else _small_card(known, desk.say)
+        for name, known in desk.service.models.known.items()
+    )
+
+
+def _small_card(known: Known, say: Say) -> str:
+    """A model that does not answer now."""
+    state = say(*STATES[known.state])
+    return (
+        f'<section class="card away"><h3>{escaped(known.name)}</h3><p><span>{state}</span></p>'
+        "</section>"
+    )
 
 
 def _card(hosted: Hosted, speeds: _Speeds, say: Say) -> str:

@@ -15,8 +15,8 @@ from openglm.serve.keys import KeyStore
 from openglm.serve.service import Service
 from openglm.serve.web import api, chat, fill, models, write
 from openglm.serve.web.calls import Desk
-from openglm.serve.web.fields import html_field
-from openglm.serve.web.form import LANGUAGES, Say, chooser
+from openglm.serve.web.fields import QUIET, html_field
+from openglm.serve.web.form import LANGUAGES, chooser
 
 NAMES = {"en": "English", "zh": "中文"}
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans CJK SC", "sans-serif"]
@@ -80,38 +80,60 @@ def _theme() -> gr.themes.Base:
 def _blocks(desk: Desk, language: str, root: str) -> gr.Blocks:
     """The page in one language."""
     say = desk.say
-    fills = desk.names(lambda hosted: hosted.can_fill)
-    chats = desk.names(lambda hosted: hosted.can_chat)
-    first = "chat" if chats else "fill" if fills else "write"
+    first = _first(desk)
     with gr.Blocks(fill_width=True, title="openglm", analytics_enabled=False) as blocks:
-        html_field(_top(say, language, root))
-        with gr.Tabs(selected=first) as tabs:
+        top = html_field(_top(desk, language, root))
+        desk.renewal.show(top, lambda _: _top(desk, language, root))
+        with gr.Tabs(selected=first, overflow_behavior="wrap") as tabs:
             with gr.Tab(say("Chat", "对话"), id="chat"):
                 chat.build(desk, blocks)
-            if fills:
-                with gr.Tab(say("Fill", "填空"), id="fill"):
-                    fill.build(desk)
+            with gr.Tab(say("Fill", "填空"), id="fill"):
+                fill.build(desk)
             with gr.Tab(say("Write", "写作"), id="write"):
                 write.build(desk)
             with gr.Tab(label := say("Models", "模型"), id="models"):
-                models.build(desk, tabs, label)
+                changes = models.build(desk, blocks, tabs, label)
             with gr.Tab("API", id="api"):
                 api.build(desk, blocks)
+        opened = desk.renewal.follow(blocks.load)
+        # Not where nothing has changed: the reader may have chosen a tab by then.
+        opened.then(
+            lambda: gr.skip() if (now := _first(desk)) == first else gr.update(selected=now),
+            None,
+            tabs,
+            **QUIET,
+        )
+        for change in changes:
+            desk.renewal.follow(change.then)
     # Limits decide how many calls run, not the queue of the page.
     blocks.queue(default_concurrency_limit=None, api_open=False)
     found: gr.Blocks = blocks
     return found
 
 
-def _top(say: Say, language: str, root: str) -> str:
-    """The line above the tabs."""
+def _first(desk: Desk) -> str:
+    """The tab that is open at first."""
+    if desk.chats:
+        return "chat"
+    return "fill" if desk.fills else "write" if desk.writes else "models"
+
+
+def _top(desk: Desk, language: str, root: str) -> str:
+    """The line above the tabs.
+
+    Its classes say what no model here does, and page.css hides what is for that: Gradio cannot hide
+    a tab that nobody has opened yet, and passes on to all fields in a row that it is shown again.
+    """
+    say = desk.say
+    doing = {"chat": desk.chats, "fill": desk.fills, "write": desk.writes}
+    classes = " ".join(f"no-{what}" for what, names in doing.items() if not names)
     others = "".join(
         f'<a href="{escape(root)}{other}/" hreflang="{other}">{NAMES[other]}</a>'
         for other in LANGUAGES
         if other != language
     )
     return (
-        f'<div id="top"><h1>openglm</h1>{others}'
+        f'<div id="top" class="{classes}"><h1>openglm</h1>{others}'
         f'<a href="?__theme=light">{say("Light", "浅色")}</a>'
         f'<a href="?__theme=dark">{say("Dark", "深色")}</a>'
         f'<form method="post" action="{escape(root)}logout">'

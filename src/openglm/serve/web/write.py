@@ -38,7 +38,8 @@ def build(desk: Desk) -> None:
                 stop = gr.Button(say("Stop", "停止"), elem_id="write-stop", **SMALL)
             count = gr.Markdown(elem_id="write-count")
         with gr.Column(scale=1, min_width=260):
-            fields = wish_fields(say, desk.names(), USUAL_TOKENS, USUAL_TEMPERATURE)
+            fields = wish_fields(say, desk.writes, USUAL_TOKENS, USUAL_TEMPERATURE)
+    desk.renewal.choose(fields[0], lambda: desk.writes)
 
     async def write(
         request: gr.Request, begun: str, *values: Any
