@@ -38,13 +38,13 @@ async def begin(body: V4ChatRequest, errand: Errand) -> tuple[V4Completion, Chat
     """See `openai.chat.begin`."""
     hosted = errand.models.find(body.model)
     asked = body.call(errand.place)
-    async with errand.entering(asked.sampling.get("max_tokens"), body.n or 1, of=hosted):
+    async with errand.entering(hosted):
         errand.claim(body.request_id)
         if body.extra is None:
-            found = await answer(hosted, asked)
+            found = await answer(hosted, asked, errand.bound)
         else:
             found = await complete(hosted, body.extra, asked)
-    errand.measure(found.writing, hosted.name)
+        errand.measure(found.writing, hosted.name)
     name = body.request_id or new_id("req-")
     settings = body.model, body.copies, body.calls_functions
     return V4Completion(*settings, request_id=name, used=found.usage), found

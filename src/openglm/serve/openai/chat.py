@@ -41,9 +41,9 @@ async def begin(body: ChatRequest, errand: Errand) -> tuple[Completion, ChatAnsw
     """
     hosted = errand.models.find(body.model)
     asked = body.call(errand.place)
-    async with errand.entering(asked.sampling.get("max_tokens"), body.n or 1, of=hosted):
-        found = await answer(hosted, asked)
-    errand.measure(found.writing, hosted.name)
+    async with errand.entering(hosted):
+        found = await answer(hosted, asked, errand.bound)
+        errand.measure(found.writing, hosted.name)
     return Completion(body.model, body.copies, body.calls_functions), found
 
 

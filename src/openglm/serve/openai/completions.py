@@ -44,11 +44,11 @@ async def begin(body: CompletionRequest, errand: Errand) -> Texts:
         OpenGLMError: the call cannot be honoured.
     """
     hosted = errand.models.find(body.model)
-    count = len(body.prompts) * (body.best_of or body.n or 1)
-    async with errand.entering(body.sampling()["max_tokens"], count, of=hosted):
-        texts = Texts(body, await _prepare(hosted, body, errand.place))
-    errand.measure(texts.writing, hosted.name)
-    return texts
+    async with errand.entering(hosted):
+        writing = await _prepare(hosted, body, errand.place)
+        writing.is_bounded = body.max_tokens is not None  # else there are 16, or what is left
+        errand.measure(writing, hosted.name)
+    return Texts(body, writing)
 
 
 async def _prepare(hosted: Hosted, body: CompletionRequest, place: Place) -> Writing:

@@ -74,9 +74,10 @@ async def begin(body: EmbeddingRequest, errand: Errand) -> Vectors:
     if body.dimensions is not None and body.dimensions > width:
         message = f"dimensions={body.dimensions}: the vectors of {hosted.name} have {width}"
         raise ServeError("invalid_field", message, "dimensions")
-    async with errand.entering(None, completions=0, of=hosted):
+    async with errand.entering(hosted):
         errand.claim(body.own_id)
         readings = await hosted.vectors(texts)
+        errand.reserve(sum(len(reading.track) for reading in readings))
     return Vectors(body, hosted, readings, errand.place, errand.meter(hosted.name))
 
 

@@ -71,7 +71,7 @@ class Desk:
             call = call_of(self.service, await self.who(request), request.request)
             hosted = call.models.find(wish.model)
             try:
-                async with call.entering(wish.sampling["max_tokens"], of=hosted):
+                async with call.entering(hosted):
                     yield call, hosted
             finally:
                 call.leave()
