@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from openglm.serve.bounds import MOST_MESSAGES
 from openglm.serve.chat_call import ChatCall, answer
 from openglm.serve.document import answers
-from openglm.serve.openai.requests import Wire, ignored
+from openglm.serve.fields import Wire, ignored
 from openglm.serve.service import Call, call
 
 router = APIRouter()

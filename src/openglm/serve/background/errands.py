@@ -17,13 +17,14 @@ from openglm.serve.bigmodel import embeddings as bigmodel_embeddings
 from openglm.serve.bigmodel.embeddings import V4EmbeddingRequest
 from openglm.serve.bigmodel.requests import V4ChatRequest
 from openglm.serve.errors import ServeError, as_serve_error, say
+from openglm.serve.fields import Wire
 from openglm.serve.identity import Identity
 from openglm.serve.invalid import invalid_body
 from openglm.serve.known import NotLoaded
 from openglm.serve.limits import SOON_SECONDS, LimitReached
 from openglm.serve.openai import chat, completions, embeddings
 from openglm.serve.openai.embeddings import EmbeddingRequest
-from openglm.serve.openai.requests import ChatRequest, CompletionRequest, Sampled, Wire
+from openglm.serve.openai.requests import ChatRequest, CompletionRequest, Sampled
 from openglm.serve.runner import EngineFailed, Place
 from openglm.serve.service import REQUEST_SECONDS, Errand, Service
 

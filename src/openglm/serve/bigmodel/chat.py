@@ -15,6 +15,7 @@ from openglm.serve.bigmodel.requests import V4ChatRequest
 from openglm.serve.chat_call import ChatAnswer, answer
 from openglm.serve.document import answers
 from openglm.serve.errors import as_serve_error, bigmodel_body
+from openglm.serve.fields import ignored
 from openglm.serve.service import Call, Errand, call
 from openglm.serve.wire import DONE, event, new_id
 
@@ -30,8 +31,8 @@ async def chat_completions(body: V4ChatRequest, call: Annotated[Call, Depends(ca
     """Answers a conversation."""
     written, found = await begin(body, call)
     if body.stream:
-        return call.stream(_events(found, written), body.unused)
-    return await call.whole(written.collect(found), body.unused)
+        return call.stream(_events(found, written), ignored(body))
+    return await call.whole(written.collect(found), ignored(body))
 
 
 async def begin(body: V4ChatRequest, errand: Errand) -> tuple[V4Completion, ChatAnswer]:

@@ -17,8 +17,8 @@ from openglm.engine.prompt import OFFICIAL_MASKS
 from openglm.errors import RequestError
 from openglm.serve.chat_call import ChatAnswer, ChatCall, ChatPiece
 from openglm.serve.errors import ServeError
+from openglm.serve.fields import Wire
 from openglm.serve.hosted import Hosted
-from openglm.serve.openai.requests import Wire
 from openglm.serve.writing import Writing
 
 MOST_CONTEXTS = 256

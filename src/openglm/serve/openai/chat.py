@@ -11,9 +11,10 @@ from fastapi import APIRouter, Depends, Response
 from openglm.serve.chat_call import ChatAnswer, answer
 from openglm.serve.document import answers
 from openglm.serve.errors import as_serve_error, openai_body
+from openglm.serve.fields import ignored
 from openglm.serve.openai.answers import ChatCompletion, ChatCompletionChunk
 from openglm.serve.openai.objects import Completion, usage
-from openglm.serve.openai.requests import ChatRequest, ignored
+from openglm.serve.openai.requests import ChatRequest
 from openglm.serve.service import Call, Errand, call
 from openglm.serve.wire import DONE, event
 

@@ -15,10 +15,11 @@ from openglm.errors import RequestError
 from openglm.results import TokenLogprob
 from openglm.serve.document import answers
 from openglm.serve.errors import ServeError, as_serve_error, openai_body
+from openglm.serve.fields import ignored
 from openglm.serve.hosted import Hosted
 from openglm.serve.openai.answers import TextCompletion
 from openglm.serve.openai.objects import reason, usage
-from openglm.serve.openai.requests import CompletionRequest, ignored
+from openglm.serve.openai.requests import CompletionRequest
 from openglm.serve.openai.text_logprobs import Offsets, logprobs, start_of
 from openglm.serve.runner import Place
 from openglm.serve.service import Call, Errand, call

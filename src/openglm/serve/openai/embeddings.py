@@ -13,8 +13,9 @@ from torch import Tensor
 from openglm.engine.embedding import MeanState
 from openglm.serve.bounds import MOST_TEXTS
 from openglm.serve.errors import ServeError
+from openglm.serve.fields import Wire, ignored
 from openglm.serve.hosted import Hosted
-from openglm.serve.openai.requests import Count, Ids, Wire, ignored
+from openglm.serve.openai.requests import Count, Ids
 from openglm.serve.reading import read_all
 from openglm.serve.runner import Place
 from openglm.serve.service import Call, Errand, call

@@ -13,9 +13,10 @@ from openglm.errors import RequestError
 from openglm.results import TokenLogprob
 from openglm.serve.document import answers
 from openglm.serve.errors import as_serve_error, openai_body
+from openglm.serve.fields import ignored
 from openglm.serve.openai.answers import Filled, FilledChunk
 from openglm.serve.openai.objects import logprobs, reason, usage
-from openglm.serve.openai.requests import FillRequest, ignored
+from openglm.serve.openai.requests import FillRequest
 from openglm.serve.service import Call, call
 from openglm.serve.wire import DONE, event, new_id
 from openglm.serve.writing import Writing

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from openglm.serve.fields import Wire
 from openglm.serve.known import Known, State
-from openglm.serve.openai.requests import Wire
 from openglm.serve.service import Call, call
 
 router = APIRouter()
