@@ -254,6 +254,20 @@ def test_limits_of_a_key(tmp_path):
             assert v4.json()["error"]["code"] == "1303"
 
 
+def test_counting_tokens_is_a_call_too(tmp_path):
+    """A key can keep the server busy with tokenising, as often as it likes."""
+    models = {"slow": scripted(tmp_path, script)}
+    texts = {"model": "slow", "text": "x"}, {"model": "slow", "tokens": [1]}
+    with serving(models, requests_per_minute=4) as (address, key):
+        headers = {"Authorization": f"Bearer {key}"}
+        with httpx2.Client(base_url=address, headers=headers, timeout=60) as client:
+            asked = [("tokenize", texts[0]), ("detokenize", texts[1])] * 3
+            codes = [client.post(f"/v1/{path}", json=body).status_code for path, body in asked]
+            assert codes == [200] * 4 + [429] * 2
+            for _ in range(9):
+                assert client.get("/v1/models").status_code == 200
+
+
 def test_what_is_counted(client):
     """A dashboard shows other numbers than were served."""
 

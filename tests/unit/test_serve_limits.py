@@ -192,7 +192,7 @@ def test_tokens_of_a_day(make: Make, clock: Clock) -> None:
         limits = make(concurrency=9)
         who = Identity("c" * 32, "c", "user", tokens_per_day=100)
         with await limits.admit(who, 60) as first:
-            assert await _refused(limits, who, 41) == ("tokens", 100, 12 * 3600)
+            assert await _refused(limits, who, 41) == ("tokens", 100, 1)
             second = await limits.admit(who, 40)
             first.spent(1, 1)
             first.spent(10, 20)
@@ -202,6 +202,39 @@ def test_tokens_of_a_day(make: Make, clock: Clock) -> None:
         assert await _refused(limits, who, 101) == ("tokens", 100, 12 * 3600)
         (await limits.admit(ANN, 10**12)).close()  # no limit of its own, and none of the server
         await limits.close()
+
+    _run(work())
+
+
+def test_more_is_known_of_a_request_that_was_let_in(make: Make, clock: Clock) -> None:
+    """A prompt is read that the day has no tokens for; or who is refused for it cannot tell why."""
+
+    async def work() -> None:
+        limits = make(concurrency=9)
+        who = Identity("c" * 32, "c", "user", tokens_per_day=100)
+        with await limits.admit(who, 1) as first:
+            first.spent(10, 20)
+        with await limits.admit(who, 1) as first, await limits.admit(who, 1) as second:
+            assert first.left == second.left == 70  # what others may not need is no use of them
+            first.reserve(60)
+            first.reserve(50)  # in all, not besides
+            with pytest.raises(LimitReached, match=r"70 .*may use 71.*max_tokens") as reached:
+                second.reserve(71)
+            assert (reached.value.kind, reached.value.retry_after) == ("tokens", 12 * 3600)
+            with pytest.raises(LimitReached, match="its other calls") as reached:
+                second.reserve(21)
+            assert reached.value.retry_after == 1  # as soon as the first is done
+            second.reserve(20)
+        with await limits.admit(who, 70):
+            assert await _refused(limits, who) == ("tokens", 100, 1)
+            (await limits.admit(who, 0)).close()  # what uses none needs none
+        with await limits.admit(ANN, 1) as boundless:
+            assert boundless.left is None
+            boundless.reserve(10**12)
+        assert limits.active(who.key_id) == limits.waiting == 0
+        await limits.close()
+        used = read_usage(limits._database, (who.key_id, DAY))
+        assert used == Count(10, 20, 4)  # the second was refused, and then not
 
     _run(work())
 

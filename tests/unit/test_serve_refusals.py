@@ -12,9 +12,12 @@ pytest.importorskip("fastapi", reason="the server is an extra: '.[serve]'")
 from pydantic import ValidationError
 
 from openglm.errors import ContextOverflow, UsageError
+from openglm.serve.bigmodel.requests import V4ChatRequest
 from openglm.serve.errors import as_serve_error
+from openglm.serve.fields import ignored
 from openglm.serve.invalid import invalid_body
-from openglm.serve.openai.requests import ChatRequest, CompletionRequest, ignored
+from openglm.serve.openai.requests import ChatRequest, CompletionRequest
+from openglm.serve.runner import Place
 from openglm.serve.server import bind
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -57,6 +60,88 @@ def test_a_misspelt_field_is_recognised():
     request = CompletionRequest.model_validate(body)
     assert ignored(request) == ["max_token;near=max_tokens", "user", "x" * 1000]
     assert json.dumps(ignored(request))
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+SEARCH = {"type": "web_search", "web_search": {"enable": False, "search_query": "x"}}
+DEEP = [
+    (
+        {"stream_options": {"include_usages": True}},
+        "stream_options.include_usages;near=include_usage",
+    ),
+    ({"tools": [FIELD, {"function": {"name": "g", "strict": True}}]}, "tools.1.function.strict"),
+    ({"tools": [FIELD | {"cache": 1}]}, "tools.0.cache"),
+    ({"functions": [{"name": "f", "x": 1}]}, "functions.0.x"),
+    ({"tool_choice": {"type": "function", "function": {"name": "f"}, "x": 1}}, "tool_choice.x"),
+    (
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"schema": {}, "description": "x"},
+            }
+        },
+        "response_format.json_schema.description",
+    ),
+    (
+        {"response_format": {"type": "json_object", "json_schema": {}}},
+        "response_format.json_schema",
+    ),
+    ({"messages": [{"role": "user", "content": "x", "name": "ann"}]}, "messages.0.name"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache": {}}]}]},
+        "messages.0.content.0.cache",
+    ),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [CALL | {"x": 1}]}, *CHAT["messages"]]},
+        "messages.0.tool_calls.0.x",
+    ),
+]
+
+
+@pytest.mark.parametrize("request_type", [ChatRequest, V4ChatRequest])
+@pytest.mark.parametrize(("more", "name"), DEEP)
+def test_a_field_inside_another_is_named(request_type, more, name):
+    """What is ignored is only told if it stands at the top."""
+    assert ignored(request_type.model_validate(CHAT | more)) == [name]
+
+
+@pytest.mark.parametrize("request_type", [ChatRequest, V4ChatRequest])
+def test_what_is_honoured_is_not_named(request_type):
+    """The header cries wolf over what clients send in every conversation."""
+    said = [
+        {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None},
+        {"role": "tool", "tool_call_id": "call_1", "name": "f", "content": "x"},
+    ]
+    for strict in (True, False, None):
+        schema = {"name": "s", "schema": {"properties": {"x": {"a": 1}}}, "strict": strict}
+        body = CHAT | {"messages": said, "tools": [FIELD], "stream_options": {}}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        assert ignored(request_type.model_validate(body)) == []
+
+
+def test_what_only_bigmodel_has_is_named_too():
+    """`user_id` does as little as OpenAI's `user`, and nobody is told."""
+    body = CHAT | {"user_id": "u-12345", "meta": {"bot_nam": "x"}, "do_sample": False, "z": 1}
+    request = V4ChatRequest.model_validate(body | {"tools": [SEARCH]})
+    assert ignored(request) == ["user_id", "z", "meta.bot_nam;near=bot_name"]
+    target = {"language": "c", "code_prefix": "", "code_suffix": "", "line": 1}
+    request = V4ChatRequest.model_validate(CHAT | {"extra": {"target": target}})
+    assert ignored(request) == ["messages", "extra.target.line"]
+
+
+def test_few_are_named():
+    """A header grows with what a client makes up, or the server looks at all of it."""
+    said = [{"role": "user", "content": "x", "name": "ann"}] * 2000
+    assert len(ignored(ChatRequest.model_validate(CHAT | {"messages": said}))) == 16
+
+
+@pytest.mark.parametrize("request_type", [ChatRequest, V4ChatRequest])
+def test_a_model_reads_of_a_tool_what_it_was_trained_on(request_type):
+    """Settings for servers stand in the prompt."""
+    told = {"name": "f", "description": "d", "parameters": {"type": "object", "strict": None}}
+    given = told | {"strict": True, "cache": {}}
+    for more in ({"tools": [{"type": "function", "function": given}]}, {"functions": [given]}):
+        assert request_type.model_validate(CHAT | more).call(Place()).tools == [told]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,8 +103,15 @@ class ChatAnswer:
         return ChatPiece(part.index, pieces, part.logprobs, reason)
 
 
-async def answer(hosted: Hosted, call: ChatCall) -> ChatAnswer:
+async def answer(
+    hosted: Hosted, call: ChatCall, allow: Callable[[Writing], object] = lambda writing: None
+) -> ChatAnswer:
     """Checks a call, and prepares its answers.
+
+    Args:
+        hosted: the model.
+        call: what is asked for.
+        allow: raises unless the model may choose a tool now, which it does before it answers.
 
     Raises:
         RequestError: it cannot be honoured.
@@ -128,14 +135,20 @@ async def answer(hosted: Hosted, call: ChatCall) -> ChatAnswer:
     if call.tool_choice not in ("auto", "none"):
         name = call.tool_choice
         if name == "required":
-            name = await _chosen(hosted, call, messages, names)
+            name = await _chosen(hosted, call, messages, names, allow)
         opening, rules = _call_of(name, tools, hosted.kind)
         sampling |= rules
     writing = await hosted.prepare([messages], "chat", sampling, place=call.place, opening=opening)
     return ChatAnswer(hosted, writing, names, opening)
 
 
-async def _chosen(hosted: Hosted, call: ChatCall, messages: list[Any], names: Sequence[str]) -> str:
+async def _chosen(
+    hosted: Hosted,
+    call: ChatCall,
+    messages: list[Any],
+    names: Sequence[str],
+    allow: Callable[[Writing], object],
+) -> str:
     """The tool that the model calls when it must call one."""
     if len(names) == 1:
         return names[0]
@@ -144,6 +157,7 @@ async def _chosen(hosted: Hosted, call: ChatCall, messages: list[Any], names: Se
     rules = {name: call.sampling[name] for name in ("seed", "temperature") if name in call.sampling}
     rules |= {"choice": list(names)}
     writing = await hosted.prepare([messages], "chat", rules, place=call.place)
+    allow(writing)
     texts = []
     async with aclosing(writing.parts()) as parts:
         async for part in parts:

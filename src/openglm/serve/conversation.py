@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from openglm.chat import Message
 from openglm.errors import RequestError
+from openglm.serve.fields import unread
 
 ROLES = {
     "system": "system",
@@ -32,7 +33,12 @@ _PART = {
     "required": ["type", "text"],
     "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
 }
-_CALL = {"type": "object", "required": ["function"], "properties": {"function": _FUNCTION}}
+_NO_MATTER = {"description": "Not read: the order says which call is meant."}
+_CALL = {
+    "type": "object",
+    "required": ["function"],
+    "properties": {"function": _FUNCTION} | dict.fromkeys(("id", "type", "index"), _NO_MATTER),
+}
 MESSAGE: dict[str, Any] = {
     "type": "object",
     "required": ["role"],
@@ -43,6 +49,7 @@ MESSAGE: dict[str, Any] = {
         },
         "tool_calls": {"anyOf": [{"type": "array", "items": _CALL}, {"type": "null"}]},
         "function_call": {"anyOf": [_FUNCTION, {"type": "null"}]},
+        "tool_call_id": _NO_MATTER,
     },
 }
 """A message as clients write it, in JSON schema: what `conversation` reads."""
@@ -76,6 +83,14 @@ def conversation(
     if found and found[0].role == "system":
         return [Message("system", found[0].content, tools=described), *found[1:]]
     return [Message("system", CHATGLM3_TOOLS * (kind == "chatglm3"), tools=described), *found]
+
+
+def unread_of(message: Mapping[str, Any]) -> Iterator[str]:
+    """Names of fields that `conversation` does not read; those inside others have dots."""
+    is_result = ROLES.get(str(message.get("role"))) == "observation"
+    for name in unread(message, MESSAGE):
+        if not (is_result and name == "name"):  # of the function, which results need not tell
+            yield name
 
 
 def _messages(message: Mapping[str, Any], index: int, kind: str) -> list[Message]:

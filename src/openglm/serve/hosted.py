@@ -156,7 +156,16 @@ class Hosted:
         for prompt in prompts:
             if prompt.reading is not None:
                 engine.check_reading(prompt.reading)
-        return Writing(self.runner, self.transcriber, found, task == "chat", place, prompts, writes)
+        return Writing(
+            self.runner,
+            self.transcriber,
+            found,
+            task == "chat",
+            place,
+            prompts,
+            writes,
+            is_bounded="max_tokens" in sampling,
+        )
 
     async def vectors(self, texts: Sequence[str]) -> list[MeanState]:
         """Readings of texts, from which their vectors come; checks all of it.

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from openglm.serve.bounds import MOST_MESSAGES
 from openglm.serve.chat_call import ChatCall, answer
 from openglm.serve.document import answers
-from openglm.serve.openai.requests import Wire, ignored
+from openglm.serve.fields import Wire, ignored
 from openglm.serve.service import Call, call
 
 router = APIRouter()
@@ -68,11 +68,11 @@ async def _chat(body: LegacyRequest, call: Call) -> dict[str, Any]:
     sampling = body.settings(CHAT)
     length = sampling.pop("max_length")
     hosted = call.models.default
-    async with call.entering(length, of=hosted):
+    async with call.entering(hosted):
         asked = ChatCall(messages=messages, sampling=sampling, place=call.place)
         found = await answer(hosted, asked)
         found.writing.shorten(length)
-    call.measure(found.writing, hosted.name)
+        call.measure(found.writing, hosted.name)
     text = ""
     async with aclosing(found.pieces()) as pieces:
         async for piece in pieces:
@@ -85,10 +85,10 @@ async def _code(body: LegacyRequest, call: Call) -> dict[str, Any]:
     hosted = call.models.default
     sampling = body.settings(CODE)
     length = sampling.pop("max_length")
-    async with call.entering(length, of=hosted):
+    async with call.entering(hosted):
         writing = await hosted.prepare([body.prompt], "generate", sampling, place=call.place)
         writing.shorten(length)
-    call.measure(writing, hosted.name)
+        call.measure(writing, hosted.name)
     async with aclosing(writing.parts()) as parts:
         text = "".join([part.text async for part in parts])
     return {"response": text, "lang": body.lang, "status": 200, "time": _now()}

@@ -1,12 +1,15 @@
 """How much a key may ask for, and how much may wait in all. One process, one event loop.
 
-    with await limits.admit(identity, tokens=len(prompt) + max_tokens) as admission:
+    with await limits.admit(identity, tokens=1) as admission:
+        ...                                    # its prompt is read
+        admission.reserve(len(prompt) + max_tokens)
         ...                                    # waiting
         admission.start()                      # the engine took it up
         admission.spent(prompt_tokens, completion_tokens)  # as often as known
 
-What is asked for is reserved before, and what was spent is counted after. Leaving the block awaits
-nothing, so a request that is cancelled gives back its place whatever the server does meanwhile.
+What can at most be used is reserved before, and what was spent is counted after. Leaving the block
+awaits nothing, so a request that is cancelled gives back its place whatever the server does
+meanwhile.
 """
 
 from __future__ import annotations
@@ -62,22 +65,38 @@ class LimitReached(OpenGLMError):
         kind: which limit.
         limit: its value.
         retry_after: whole seconds, for the header `Retry-After`.
+        more: to be told.
     """
 
-    def __init__(self, kind: Kind, limit: int, retry_after: float) -> None:
+    def __init__(self, kind: Kind, limit: int, retry_after: float, more: str = "") -> None:
         self.kind = kind
         self.limit = limit
         self.retry_after = max(1, math.ceil(retry_after))
-        super().__init__(MESSAGES[kind].format(limit), f"try again in {self.retry_after} s")
+        message = f"{MESSAGES[kind].format(limit)}{more}"
+        super().__init__(message, f"try again in {self.retry_after} s")
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether a place may be free at any moment."""
+        return self.retry_after <= SOON_SECONDS
 
 
 @dataclass(slots=True)
 class _Day:
-    """Tokens of a key on one day: counted, and reserved by requests that are not done."""
+    """Tokens of a key on one day: counted, and reserved by requests that are not done.
+
+    `most` is what it may use, as the latest request has it; None is unlimited.
+    """
 
     date: datetime.date
     used: int
     reserved: int = 0
+    most: int | None = None
+
+    @property
+    def left(self) -> int | None:
+        """What is not used yet; others may have reserved it. None is unlimited."""
+        return None if self.most is None else max(0, self.most - self.used)
 
 
 @dataclass(slots=True)
@@ -104,6 +123,31 @@ class Admission:
         account.active += 1
         day.reserved += tokens
         limits.waiting += 1
+
+    @property
+    def left(self) -> int | None:
+        """Tokens of its day that are not used yet; None is unlimited.
+
+        Those that other requests have reserved are among them: what one may do does not depend on
+        what else is in work, only when it may.
+        """
+        return self._day.left
+
+    def reserve(self, tokens: int) -> None:
+        """Says how many tokens it can use at most, in all; they are reserved instead of the former.
+
+        Raises:
+            LimitReached: its day has not so many left; the request is not counted.
+        """
+        self._day.reserved -= self._reserved
+        self._reserved = 0
+        try:
+            self._limits._check_tokens(self._day, tokens)
+        except LimitReached:
+            self._count = Count()
+            raise
+        self._reserved = tokens
+        self._day.reserved += tokens
 
     def start(self) -> None:
         """Says that the engine took it up: it does not wait any longer."""
@@ -164,13 +208,14 @@ class Limits:
 
         Args:
             identity: whose it is.
-            tokens: the most it can use, prompt and answer; reserved of the key's day.
+            tokens: reserved of the key's day until more is known; see `Admission.reserve`. With 0
+                it uses none, and is let in on any day.
 
         Raises:
             LimitReached: the first limit that is in the way; the request counts towards none.
         """
         account = self._accounts.setdefault(identity.key_id, _Account())
-        day = await self._today(identity.key_id, account)
+        day = await self._today(identity, account)
         # From here on nothing is awaited, so no other request comes between check and entry.
         own = self.settings
         rate = identity.requests_per_minute or own.requests_per_minute
@@ -179,7 +224,7 @@ class Limits:
             raise LimitReached("queue", own.queue, SOON_SECONDS)
         if account.active >= concurrency:
             raise LimitReached("concurrency", concurrency, SOON_SECONDS)
-        self._check_tokens(identity, day, tokens)
+        self._check_tokens(day, tokens)
         clock = self._clock()
         while account.times and account.times[0] <= clock - MINUTE_SECONDS:
             account.times.popleft()
@@ -201,8 +246,8 @@ class Limits:
             LimitReached: the day has not so many left.
         """
         account = self._accounts.setdefault(identity.key_id, _Account())
-        day = await self._today(identity.key_id, account)
-        self._check_tokens(identity, day, tokens)
+        day = await self._today(identity, account)
+        self._check_tokens(day, tokens)
         admission = Admission(self, identity.key_id, _Account(), day, tokens)  # takes no place
         admission.start()
         return admission
@@ -219,19 +264,29 @@ class Limits:
         if self._unsaved:  # after a failure: once more
             await self._save()
 
-    async def _today(self, key_id: str, account: _Account) -> _Day:
+    async def _today(self, identity: Identity, account: _Account) -> _Day:
         """The key's current day, begun with what an earlier run of the server counted."""
         today = datetime.datetime.fromtimestamp(self._now(), datetime.UTC).date()
         if account.day is None or account.day.date != today:
-            saved = await asyncio.to_thread(read_usage, self._database, (key_id, today))
+            place = identity.key_id, today
+            saved = await asyncio.to_thread(read_usage, self._database, place)
             if account.day is None or account.day.date != today:  # another may have been faster
                 account.day = _Day(today, saved.prompt_tokens + saved.completion_tokens)
+        account.day.most = identity.tokens_per_day or self.settings.tokens_per_day
         return account.day
 
-    def _check_tokens(self, identity: Identity, day: _Day, tokens: int) -> None:
-        per_day = identity.tokens_per_day or self.settings.tokens_per_day
-        if per_day is not None and day.used + day.reserved + tokens > per_day:
-            raise LimitReached("tokens", per_day, self._seconds_of_today_left())
+    def _check_tokens(self, day: _Day, tokens: int) -> None:
+        if day.most is None or day.left is None or tokens <= max(0, day.left - day.reserved):
+            return
+        if tokens <= day.left:
+            more = "; its other calls may need those that are left"
+            raise LimitReached("tokens", day.most, SOON_SECONDS, more)
+        more = (
+            f", of which {day.left} are left; this call may use {tokens}: shorten it, or lower "
+            "max_tokens"
+        )
+        seconds = self._seconds_of_today_left()
+        raise LimitReached("tokens", day.most, seconds, more if day.left else "")
 
     def _seconds_of_today_left(self) -> float:
         now = datetime.datetime.fromtimestamp(self._now(), datetime.UTC)

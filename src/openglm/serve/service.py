@@ -28,8 +28,6 @@ from openglm.serve.writing import Meter, Usage, Writing
 
 REQUEST_SECONDS = 600.0
 """After which a request is ended where it stands."""
-USUAL_TOKENS = 2048
-"""Reserved for an answer whose length is not limited."""
 MOST_NAMES = 32
 MOST_NAME_CHARACTERS = 64
 """In a header."""
@@ -90,25 +88,26 @@ class Errand:
 
     @asynccontextmanager
     async def entering(
-        self, max_tokens: int | None, completions: int = 1, *, of: Hosted | None = None
+        self, of: Hosted | None = None, *, uses_tokens: bool = True
     ) -> AsyncGenerator[None, None]:
         """Takes a place among the calls of this key; if the block fails, it is free again.
 
+        Texts are read in the block, which may take long. Only then it is known how many tokens the
+        call may use, and `measure` or `reserve` reserves them.
+
         Args:
-            max_tokens: of each completion; None if there is no bound.
-            completions: how many.
             of: the model that is asked; it stays loaded until this leaves. Nothing is awaited
                 between finding it and this call, or it may be gone.
+            uses_tokens: one at least, which the key must have left.
 
         Raises:
             LimitReached: there is none.
         """
-        tokens = (max_tokens or USUAL_TOKENS) * completions
         if of is not None:
             of.enter()
             self.hosted = of
         try:
-            self.admission = await self._admit(tokens)
+            self.admission = await self._admit(int(uses_tokens))
             yield
         except BaseException:
             self.leave()
@@ -125,8 +124,29 @@ class Errand:
     def claim(self, request_id: str | None) -> None:
         """Takes a name that its client gave; on its own nothing: jobs have names of ours."""
 
+    def reserve(self, tokens: int) -> None:
+        """Reserves what the call may use at most, of what this key may use today.
+
+        Raises:
+            LimitReached: there is not so much left.
+        """
+        if self.admission is not None:
+            self.admission.reserve(tokens)
+
+    def bound(self, writing: Writing) -> None:
+        """Reserves what a writing may use at most; one without a bound gets what is left for it.
+
+        Raises:
+            LimitReached: that is less than its prompts, or than what was asked for.
+        """
+        left = None if self.admission is None else self.admission.left
+        if left is not None and not writing.is_bounded:
+            writing.lower(left)
+        self.reserve(writing.most_tokens)
+
     def measure(self, writing: Writing, model: str) -> None:
-        """Times what is written, and counts it towards what this key may use."""
+        """Reserves what may be written (see `bound`), times it, and counts it."""
+        self.bound(writing)
         writing.meter = self.meter(model)
 
     def meter(self, model: str) -> Meter:
@@ -179,9 +199,9 @@ class Call(Errand):
             self.claimed = None
 
     @asynccontextmanager
-    async def visiting(self) -> AsyncGenerator[None, None]:
+    async def visiting(self, of: Hosted | None = None) -> AsyncGenerator[None, None]:
         """A place among the calls of this key for the time of the block, which uses no tokens."""
-        async with self.entering(None, completions=0):
+        async with self.entering(of, uses_tokens=False):
             yield
         self.leave()
 

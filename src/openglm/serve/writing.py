@@ -99,6 +99,7 @@ class Writing:
         prompts: of each group, if their tokens are scored. Then those that end a completion are
             too, as in OpenAI's and vLLM's: evaluations count on a token behind the prompt.
         writes: completions; else they are empty, and end for their length.
+        is_bounded: the client said how long they may be.
 
     Attributes:
         usage: grows while `parts` is read.
@@ -115,6 +116,7 @@ class Writing:
     place: Place = field(default_factory=Place)
     prompts: Sequence[ScoredPrompt] = ()
     writes: bool = True
+    is_bounded: bool = True
     usage: Usage = field(default_factory=Usage)
     meter: Meter | None = None
     asked: list[Asked] = field(init=False)
@@ -140,10 +142,26 @@ class Writing:
             raise ContextOverflow(
                 f"max_length={length} leaves no room behind {self.usage.prompt_tokens} tokens"
             )
+        self._bound(left)
+
+    def lower(self, tokens: int) -> None:
+        """Bounds prompts and answers together to so many tokens, but each blank to one at least."""
+        left = tokens - self.usage.prompt_tokens
+        self._bound(left // sum(map(num_blanks, self.asked)))
+
+    def _bound(self, most: int) -> None:
+        """Bounds each blank; not below what it must have at least."""
         for index, one in enumerate(self.asked):
-            most = min(left, one.params.max_tokens)
-            params = dataclasses.replace(one.params, max_tokens=most)
+            least = max(1, one.params.min_tokens)
+            bounded = max(least, min(most, one.params.max_tokens))
+            params = dataclasses.replace(one.params, max_tokens=bounded)
             self.asked[index] = one._replace(params=params)
+
+    @property
+    def most_tokens(self) -> int:
+        """What prompts and answers may have together."""
+        written = sum(num_blanks(one) * one.params.max_tokens for one in self.asked)
+        return self.usage.prompt_tokens + written * self.writes
 
     async def score_prompts(self) -> list[list[TokenLogprob]]:
         """The tokens of each prompt, to be called before `parts`; of the first we know nothing.
@@ -249,3 +267,8 @@ class Writing:
 def prompt_length(asked: Asked) -> int:
     """Tokens that a model reads before it writes; that of `sop` is not of the text."""
     return len(asked.prompt.context_ids) + (asked.prompt.style == "causal")
+
+
+def num_blanks(asked: Asked) -> int:
+    """How many texts are written, each of `max_tokens` at most."""
+    return len(asked.prompt.mask_positions)

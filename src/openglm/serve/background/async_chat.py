@@ -16,6 +16,7 @@ from openglm.serve.bigmodel.answers import Accepted, Failed, Succeeded
 from openglm.serve.bigmodel.requests import V4ChatRequest
 from openglm.serve.document import answers
 from openglm.serve.errors import ServeError
+from openglm.serve.fields import ignored
 from openglm.serve.jobs import OPEN, Outcome
 from openglm.serve.keys import KeyStore
 from openglm.serve.service import Call, Service, call, headers_of
@@ -48,7 +49,7 @@ async def async_chat(body: V4ChatRequest, call: Annotated[Call, Depends(call)]) 
     async with call.visiting():
         await asyncio.to_thread(call.service.jobs.add, job, alike)
     call.service.worker.wake()
-    return JSONResponse(_status(job, "PROCESSING"), headers=headers_of(body.unused))
+    return JSONResponse(_status(job, "PROCESSING"), headers=headers_of(ignored(body)))
 
 
 @router.get(

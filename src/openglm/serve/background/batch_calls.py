@@ -15,9 +15,9 @@ from openglm.serve.background.batches import KIND, WINDOW_SECONDS, errors_list
 from openglm.serve.background.errands import ENDPOINTS, find_endpoint
 from openglm.serve.document import answers
 from openglm.serve.errors import ServeError
+from openglm.serve.fields import Wire, ignored
 from openglm.serve.jobs import OPEN, Jobs
 from openglm.serve.listing import Listed, PageQuery, listed
-from openglm.serve.openai.requests import Wire, ignored
 from openglm.serve.service import Call, call, headers_of
 from openglm.serve.tables import Job
 from openglm.serve.wire import new_id

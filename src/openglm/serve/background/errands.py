@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from openglm.serve.bigmodel import embeddings as bigmodel_embeddings
 from openglm.serve.bigmodel.embeddings import V4EmbeddingRequest
 from openglm.serve.bigmodel.requests import V4ChatRequest
 from openglm.serve.errors import ServeError, as_serve_error, say
+from openglm.serve.fields import Wire
 from openglm.serve.identity import Identity
 from openglm.serve.invalid import invalid_body
 from openglm.serve.known import NotLoaded
+from openglm.serve.limits import SOON_SECONDS, LimitReached
 from openglm.serve.openai import chat, completions, embeddings
 from openglm.serve.openai.embeddings import EmbeddingRequest
-from openglm.serve.openai.requests import ChatRequest, CompletionRequest, Sampled, Wire
+from openglm.serve.openai.requests import ChatRequest, CompletionRequest, Sampled
 from openglm.serve.runner import EngineFailed, Place
 from openglm.serve.service import REQUEST_SECONDS, Errand, Service
 
@@ -115,11 +118,8 @@ async def run(
     Raises:
         EngineFailed: the answer is still to be had, from an engine that works and is loaded.
     """
-    deadline = time.monotonic() + REQUEST_SECONDS
-    place = Place(tenant=identity.key_id, deadline=deadline, priority=PRIORITY)
-    errand = Errand(service=service, identity=identity, place=place)
     try:
-        return 200, await endpoint.answer(read(endpoint, body), errand)
+        return 200, await _answer(service, identity, endpoint, read(endpoint, body))
     except EngineFailed:
         raise
     except NotLoaded as error:  # an admin may load it again
@@ -129,5 +129,21 @@ async def run(
         if found.kind == "internal":
             logger.exception("a call in the background failed")
         return say(found, endpoint.is_bigmodel)
-    finally:
-        errand.leave()
+
+
+async def _answer(
+    service: Service, identity: Identity, endpoint: Endpoint, body: Wire
+) -> dict[str, Any]:
+    """The answer, for which it waits until other calls give back the tokens that it needs."""
+    while True:
+        deadline = time.monotonic() + REQUEST_SECONDS
+        place = Place(tenant=identity.key_id, deadline=deadline, priority=PRIORITY)
+        errand = Errand(service=service, identity=identity, place=place)
+        try:
+            return await endpoint.answer(body, errand)
+        except LimitReached as reached:
+            if not reached.is_brief:
+                raise
+        finally:
+            errand.leave()
+        await asyncio.sleep(SOON_SECONDS)

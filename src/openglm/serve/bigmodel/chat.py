@@ -15,6 +15,7 @@ from openglm.serve.bigmodel.requests import V4ChatRequest
 from openglm.serve.chat_call import ChatAnswer, answer
 from openglm.serve.document import answers
 from openglm.serve.errors import as_serve_error, bigmodel_body
+from openglm.serve.fields import ignored
 from openglm.serve.service import Call, Errand, call
 from openglm.serve.wire import DONE, event, new_id
 
@@ -30,21 +31,21 @@ async def chat_completions(body: V4ChatRequest, call: Annotated[Call, Depends(ca
     """Answers a conversation."""
     written, found = await begin(body, call)
     if body.stream:
-        return call.stream(_events(found, written), body.unused)
-    return await call.whole(written.collect(found), body.unused)
+        return call.stream(_events(found, written), ignored(body))
+    return await call.whole(written.collect(found), ignored(body))
 
 
 async def begin(body: V4ChatRequest, errand: Errand) -> tuple[V4Completion, ChatAnswer]:
     """See `openai.chat.begin`."""
     hosted = errand.models.find(body.model)
     asked = body.call(errand.place)
-    async with errand.entering(asked.sampling.get("max_tokens"), body.n or 1, of=hosted):
+    async with errand.entering(hosted):
         errand.claim(body.request_id)
         if body.extra is None:
-            found = await answer(hosted, asked)
+            found = await answer(hosted, asked, errand.bound)
         else:
             found = await complete(hosted, body.extra, asked)
-    errand.measure(found.writing, hosted.name)
+        errand.measure(found.writing, hosted.name)
     name = body.request_id or new_id("req-")
     settings = body.model, body.copies, body.calls_functions
     return V4Completion(*settings, request_id=name, used=found.usage), found

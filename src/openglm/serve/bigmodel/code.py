@@ -10,9 +10,9 @@ from pydantic import Field
 
 from openglm.serve.chat_call import ChatAnswer, ChatCall, ChatPiece
 from openglm.serve.errors import ServeError
+from openglm.serve.fields import Wire
 from openglm.serve.hosted import Hosted
 from openglm.serve.infilling import Gap, can_infill, infill
-from openglm.serve.openai.requests import Wire
 from openglm.serve.writing import Writing
 
 MOST_CONTEXTS = 256

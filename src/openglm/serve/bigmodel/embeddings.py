@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 
 from openglm.serve.bigmodel.requests import RequestId
+from openglm.serve.fields import ignored
 from openglm.serve.openai.embeddings import EmbeddingRequest, Vectors, begin
-from openglm.serve.openai.requests import ignored
 from openglm.serve.service import Call, call
 
 router = APIRouter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema, field_validator
@@ -11,7 +12,8 @@ from openglm.serve.bigmodel.code import Extra
 from openglm.serve.bounds import MOST_MESSAGES, MOST_TOOLS
 from openglm.serve.chat_call import ChatCall
 from openglm.serve.errors import ServeError
-from openglm.serve.openai.requests import AnyMessage, ChatRequest, Function, Wire, ignored
+from openglm.serve.fields import Wire
+from openglm.serve.openai.requests import AnyMessage, ChatRequest, Function
 from openglm.serve.runner import Place
 
 LONGEST_NAME = 128
@@ -83,11 +85,11 @@ class V4ChatRequest(ChatRequest):
         """What is switched off asks for nothing."""
         return tools and [tool for tool in tools if not tool.is_off]
 
-    @property
-    def unused(self) -> list[str]:
-        """Names of fields that were given and do nothing: `extra` asks for code, nobody talks."""
-        names = ("messages", "meta") if self.extra is not None else ()
-        return sorted([*ignored(self), *(name for name in names if getattr(self, name))])
+    def unread(self) -> Iterator[str]:
+        """As in /v1, and who asks; `extra` asks for code, so nobody talks."""
+        names = ("messages", "meta", "user_id") if self.extra is not None else ("user_id",)
+        yield from (name for name in names if getattr(self, name))
+        yield from super().unread()
 
     def sampling(self) -> dict[str, Any]:
         """As in /v1; without `do_sample` the likeliest tokens are taken, whatever else is set."""

@@ -11,9 +11,10 @@ from fastapi import APIRouter, Depends, Response
 from openglm.serve.chat_call import ChatAnswer, answer
 from openglm.serve.document import answers
 from openglm.serve.errors import as_serve_error, openai_body
+from openglm.serve.fields import ignored
 from openglm.serve.openai.answers import ChatCompletion, ChatCompletionChunk
 from openglm.serve.openai.objects import Completion, usage
-from openglm.serve.openai.requests import ChatRequest, ignored
+from openglm.serve.openai.requests import ChatRequest
 from openglm.serve.service import Call, Errand, call
 from openglm.serve.wire import DONE, event
 
@@ -41,9 +42,9 @@ async def begin(body: ChatRequest, errand: Errand) -> tuple[Completion, ChatAnsw
     """
     hosted = errand.models.find(body.model)
     asked = body.call(errand.place)
-    async with errand.entering(asked.sampling.get("max_tokens"), body.n or 1, of=hosted):
-        found = await answer(hosted, asked)
-    errand.measure(found.writing, hosted.name)
+    async with errand.entering(hosted):
+        found = await answer(hosted, asked, errand.bound)
+        errand.measure(found.writing, hosted.name)
     return Completion(body.model, body.copies, body.calls_functions), found
 
 

@@ -14,11 +14,12 @@ from openglm.errors import RequestError
 from openglm.results import TokenLogprob
 from openglm.serve.document import answers
 from openglm.serve.errors import ServeError, as_serve_error, openai_body
+from openglm.serve.fields import ignored
 from openglm.serve.hosted import Hosted
 from openglm.serve.infilling import Gap, can_infill, infill
 from openglm.serve.openai.answers import TextCompletion
 from openglm.serve.openai.objects import reason, usage
-from openglm.serve.openai.requests import CompletionRequest, ignored
+from openglm.serve.openai.requests import CompletionRequest
 from openglm.serve.openai.text_logprobs import Offsets, logprobs, start_of
 from openglm.serve.runner import Place
 from openglm.serve.service import Call, Errand, call
@@ -44,11 +45,11 @@ async def begin(body: CompletionRequest, errand: Errand) -> Texts:
         OpenGLMError: the call cannot be honoured.
     """
     hosted = errand.models.find(body.model)
-    count = len(body.prompts) * (body.best_of or body.n or 1)
-    async with errand.entering(body.sampling()["max_tokens"], count, of=hosted):
-        texts = Texts(body, await _prepare(hosted, body, errand.place))
-    errand.measure(texts.writing, hosted.name)
-    return texts
+    async with errand.entering(hosted):
+        writing = await _prepare(hosted, body, errand.place)
+        writing.is_bounded = body.max_tokens is not None  # else there are 16, or what is left
+        errand.measure(writing, hosted.name)
+    return Texts(body, writing)
 
 
 async def _prepare(hosted: Hosted, body: CompletionRequest, place: Place) -> Writing:

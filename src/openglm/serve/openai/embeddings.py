@@ -13,8 +13,9 @@ from torch import Tensor
 from openglm.engine.embedding import MeanState
 from openglm.serve.bounds import MOST_TEXTS
 from openglm.serve.errors import ServeError
+from openglm.serve.fields import Wire, ignored
 from openglm.serve.hosted import Hosted
-from openglm.serve.openai.requests import Count, Ids, Wire, ignored
+from openglm.serve.openai.requests import Count, Ids
 from openglm.serve.reading import read_all
 from openglm.serve.runner import Place
 from openglm.serve.service import Call, Errand, call
@@ -74,9 +75,10 @@ async def begin(body: EmbeddingRequest, errand: Errand) -> Vectors:
     if body.dimensions is not None and body.dimensions > width:
         message = f"dimensions={body.dimensions}: the vectors of {hosted.name} have {width}"
         raise ServeError("invalid_field", message, "dimensions")
-    async with errand.entering(None, completions=0, of=hosted):
+    async with errand.entering(hosted):
         errand.claim(body.own_id)
         readings = await hosted.vectors(texts)
+        errand.reserve(sum(len(reading.track) for reading in readings))
     return Vectors(body, hosted, readings, errand.place, errand.meter(hosted.name))
 
 

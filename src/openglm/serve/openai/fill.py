@@ -13,9 +13,10 @@ from openglm.errors import RequestError
 from openglm.results import TokenLogprob
 from openglm.serve.document import answers
 from openglm.serve.errors import as_serve_error, openai_body
+from openglm.serve.fields import ignored
 from openglm.serve.openai.answers import Filled, FilledChunk
 from openglm.serve.openai.objects import logprobs, reason, usage
-from openglm.serve.openai.requests import FillRequest, ignored
+from openglm.serve.openai.requests import FillRequest
 from openglm.serve.service import Call, call
 from openglm.serve.wire import DONE, event, new_id
 from openglm.serve.writing import Writing
@@ -29,9 +30,9 @@ async def fill(body: FillRequest, call: Annotated[Call, Depends(call)]) -> Respo
     hosted = call.models.find(body.model)
     if not hosted.can_fill:
         raise RequestError(f"{hosted.name} fills no blanks", hint="GLM and ChatGLM-6B do")
-    async with call.entering(body.max_tokens, body.n or 1, of=hosted):
+    async with call.entering(hosted):
         writing = await hosted.prepare([body.text], "fill", body.sampling(), place=call.place)
-    call.measure(writing, hosted.name)
+        call.measure(writing, hosted.name)
     frame = {"id": new_id("fill-"), "created": int(time.time()), "model": body.model}
     if body.stream:
         return call.stream(_events(writing, frame), ignored(body))

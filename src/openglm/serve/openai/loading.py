@@ -12,9 +12,9 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 
 from openglm.serve.access import require_admin
+from openglm.serve.fields import Wire, ignored
 from openglm.serve.known import Known
 from openglm.serve.openai.models import model_object
-from openglm.serve.openai.requests import Wire, ignored
 from openglm.serve.service import Call, call, headers_of
 
 router = APIRouter(dependencies=[Depends(require_admin)])

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from openglm.serve.fields import Wire
 from openglm.serve.known import Known, State
-from openglm.serve.openai.requests import Wire
 from openglm.serve.service import Call, call
 
 router = APIRouter()
@@ -95,8 +95,9 @@ async def tokenize(
 ) -> Tokens:
     """The ids of a text; command tokens in it are text."""
     hosted = call.models.find(body.model)
-    hosted.check_length([body.text])
-    ids = await asyncio.to_thread(hosted.model.tokenizer.encode, body.text)
+    async with call.visiting(hosted):
+        hosted.check_length([body.text])
+        ids = await asyncio.to_thread(hosted.model.tokenizer.encode, body.text)
     return {"tokens": ids, "count": len(ids), "max_model_len": hosted.context_length}
 
 
@@ -107,7 +108,8 @@ async def detokenize(
 ) -> Text:
     """The text of ids."""
     hosted = call.models.find(body.model)
-    return {"text": await asyncio.to_thread(hosted.model.tokenizer.decode, body.tokens)}
+    async with call.visiting(hosted):
+        return {"text": await asyncio.to_thread(hosted.model.tokenizer.decode, body.tokens)}
 
 
 def model_object(known: Known, name: str) -> ModelObject:

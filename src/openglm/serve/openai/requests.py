@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema
+from pydantic import Field, StrictBool, WithJsonSchema
 
 from openglm.serve.bounds import (
     MOST_COMPLETIONS,
@@ -16,8 +15,9 @@ from openglm.serve.bounds import (
     MOST_TOOLS,
 )
 from openglm.serve.chat_call import ChatCall
-from openglm.serve.conversation import MESSAGE
+from openglm.serve.conversation import MESSAGE, unread_of
 from openglm.serve.errors import ServeError
+from openglm.serve.fields import Wire
 from openglm.serve.runner import Place
 
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]  # NaN is not in the range
@@ -25,19 +25,11 @@ Penalty = Annotated[float, Field(ge=-2, le=2, strict=True)]
 Count = Annotated[int, Field(ge=1, le=1 << 31, strict=True)]
 Ids = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
 """Tokens of one text; which there are is known of each model."""
-MOST_IGNORED, LONGEST_NAME = 16, 64
-"""So many are named, and names of so many characters are looked up among those that are known."""
 Stop = str | Annotated[list[str], Field(max_length=MOST_STOPS)]
 
 
 AnyMessage = Annotated[dict[str, Any], WithJsonSchema(MESSAGE)]
 """Read by `conversation`, which names the index of one that it cannot read."""
-
-
-class Wire(BaseModel):
-    """What every request has: fields that are not known are taken, and named in the response."""
-
-    model_config = ConfigDict(extra="allow")
 
 
 class StreamOptions(Wire):
@@ -52,6 +44,10 @@ class Function(Wire):
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.\-]+$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
+
+    def described(self) -> dict[str, Any]:
+        """What the model reads of it: nothing that the client says to a server only."""
+        return self.model_dump(include={*Function.model_fields}, exclude_none=True)
 
 
 class Tool(Wire):
@@ -75,10 +71,10 @@ class NamedTool(Wire):
 
 
 class JsonSchema(Wire):
-    """`response_format.json_schema`."""
+    """`response_format.json_schema`; answers are held to it with or without `strict`."""
 
     name: str = ""
-    schema_: Annotated[dict[str, Any], Field(alias="schema")] = {}
+    schema_: Annotated[dict[str, Any], Field(alias="schema", default_factory=dict)]
     strict: StrictBool | None = None
 
 
@@ -87,6 +83,12 @@ class ResponseFormat(Wire):
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: JsonSchema | None = None
+
+    def unread(self) -> Iterator[str]:
+        """As elsewhere; a schema goes with its type."""
+        yield from super().unread()
+        if self.json_schema is not None and self.type != "json_schema":
+            yield "json_schema"
 
 
 class Sampled(Wire):
@@ -168,12 +170,18 @@ class ChatRequest(Sampled):
         functions, choice = self._functions()
         return ChatCall(
             messages=self.messages,
-            tools=[function.model_dump(exclude_none=True) for function in functions],
+            tools=[function.described() for function in functions],
             tool_choice=choice,
             schema=self._schema(),
             sampling=sampling,
             place=place,
         )
+
+    def unread(self) -> Iterator[str]:
+        """As elsewhere, and of the messages what no model is told."""
+        yield from super().unread()
+        for index, message in enumerate(self.messages):
+            yield from (f"messages.{index}.{name}" for name in unread_of(message))
 
     @property
     def calls_functions(self) -> bool:
@@ -279,15 +287,3 @@ def _bias(given: dict[str, float]) -> dict[int, float]:
         raise ServeError(
             "invalid_field", f"logit_bias has a key that is no token id: {error}", "logit_bias"
         ) from error
-
-
-def ignored(request: Wire) -> list[str]:
-    """Names of fields that were given and do nothing, with a name that may have been meant."""
-    given = sorted(name for name, value in (request.model_extra or {}).items() if value is not None)
-    return [_with_near(name, type(request).model_fields) for name in given[:MOST_IGNORED]]
-
-
-def _with_near(name: str, known: Collection[str]) -> str:
-    """As an item of a header with a parameter (RFC 8941)."""
-    near = get_close_matches(name, known, n=1, cutoff=0.8) if len(name) <= LONGEST_NAME else []
-    return f"{name};near={near[0]}" if near else name

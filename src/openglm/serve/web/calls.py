@@ -98,7 +98,7 @@ class Desk:
             call = self._call(request, await self.who(request))
             hosted = call.models.find(wish.model)
             try:
-                async with call.entering(wish.sampling["max_tokens"], of=hosted):
+                async with call.entering(hosted):
                     yield call, hosted
             finally:
                 call.leave()
