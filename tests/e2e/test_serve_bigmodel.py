@@ -103,3 +103,18 @@ def test_code_is_filled_in_by_a_model_with_blanks(served):
     (blank,) = openglm.load().fill(text, max_tokens=8, temperature=0).blanks
     assert done.json()["choices"][0]["message"]["content"] == blank.text
     assert done.headers["x-openglm-ignored"] == "meta"
+
+
+@pytest.mark.parametrize("more", [{"do_sample": False}, {"temperature": 0}])
+def test_equal_answers_are_as_many_as_were_asked_for(served, more):
+    """One choice comes where three were asked for."""
+    address, key, *_ = served
+    messages = [{"role": "user", "content": "hi"}]
+    headers = {"Authorization": f"Bearer {key}"}
+    body = {"model": "glm-4", "messages": messages, "n": 3} | more
+    url = f"{address}/api/paas/v4/chat/completions"
+    choices = httpx2.post(url, json=body, headers=headers, timeout=60).json()["choices"]
+    assert [choice["index"] for choice in choices] == [0, 1, 2]
+    assert len({choice["message"]["content"] for choice in choices}) == 1
+    streamed = httpx2.post(url, json=body | {"stream": True}, headers=headers, timeout=60).text
+    assert all(f'"index":{index}' in streamed.replace(" ", "") for index in range(3))

@@ -91,10 +91,15 @@ class V4ChatRequest(ChatRequest):
         yield from (name for name in names if getattr(self, name))
         yield from super().unread()
 
+    @property
+    def is_greedy(self) -> bool:
+        """As in /v1, and without `do_sample`, whatever else is set."""
+        return self.do_sample is False or super().is_greedy
+
     def sampling(self) -> dict[str, Any]:
-        """As in /v1; without `do_sample` the likeliest tokens are taken, whatever else is set."""
+        """As in /v1."""
         found = super().sampling()
-        return found | {"temperature": 0.0, "n": 1} if self.do_sample is False else found
+        return found | {"temperature": 0.0} if self.is_greedy else found
 
     def call(self, place: Place) -> ChatCall:
         """What is asked for."""

@@ -126,13 +126,18 @@ class Sampled(Wire):
             del found["stop"]
         if found.get("top_p") == 0:
             found["top_p"] = 1e-6  # OpenAI takes it for the likeliest token
-        if found.get("temperature") == 0:
+        if self.is_greedy:
             found.pop("n", None)  # all would be equal: written once, and given so many times
         if self.seed is not None:
             found["seed"] = self.seed % (1 << 64)
         if self.logit_bias:
             found["logit_bias"] = _bias(self.logit_bias)
         return found
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest tokens are taken, so that all answers are equal."""
+        return self.temperature == 0
 
     @property
     def wants_usage(self) -> bool:
@@ -142,7 +147,7 @@ class Sampled(Wire):
     @property
     def copies(self) -> int:
         """How many equal answers stand for each that is written."""
-        return (self.n or 1) if self.temperature == 0 else 1
+        return (self.n or 1) if self.is_greedy else 1
 
 
 class ChatRequest(Sampled):
@@ -237,7 +242,7 @@ class CompletionRequest(Sampled):
             return {"max_tokens": 1}  # the least that a request can ask for; it is not made
         if self.logprobs is not None:
             found["logprobs"] = self.logprobs
-        if self.best_of is not None and self.temperature != 0:
+        if self.best_of is not None and not self.is_greedy:
             if self.stream and self.best_of > (self.n or 1):
                 raise ServeError(
                     "invalid_field", "best_of is only known at the end: not with stream", "best_of"
