@@ -144,8 +144,9 @@ def test_sizes(files: Files, database: Database, tmp_path: Path) -> None:
     files.delete(ANN, first.id)
     add(files, content=b"0" * 10)
     spare = Files(database, FileSettings(tmp_path / "files", spare_bytes=1 << 60))
-    with pytest.raises(ServeError, match="nearly full"):
+    with pytest.raises(ServeError, match="nearly full") as refused:
         add(spare)
+    assert refused.value.retry_after
 
 
 def test_uploads_at_once_share_a_quota(database: Database, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from openglm.serve.known import Known, NotLoaded
 from openglm.serve.model_table import ModelTable
 from openglm.serve.models import Models
 from openglm.serve.runner import EngineFailed, Place
+from openglm.serve.status import ready
 
 SMALL = {"memory_bytes": 1 << 24}
 
@@ -237,12 +238,24 @@ def test_the_memory_of_a_model_is_known_beforehand(
     weights = sum(tensor.nbytes for tensor in model.network.state_dict().values())
     cache = 1 << 29
     monkeypatch.setattr(fitting, "available_bytes", lambda: cache + weights // 2)
-    with pytest.raises(ServeError, match=r"'mini' takes 0\.\d GB of memory, and 0\.\d GB are free"):
+    with pytest.raises(
+        ServeError, match=r"'mini' takes 0\.\d GB of memory, and 0\.\d GB are free"
+    ) as no:
         check()
+    assert no.value.retry_after
     monkeypatch.setattr(fitting, "available_bytes", lambda: cache + 2 * weights + (64 << 20))
     check()
     monkeypatch.setattr(fitting, "available_bytes", lambda: None)  # the system does not say
     check()
+
+
+def test_a_server_with_an_engine_that_stopped_says_when_to_ask_again() -> None:
+    """Whoever watches over it asks without a pause, or never again."""
+    broken = SimpleNamespace(runner=SimpleNamespace(failure=RuntimeError()))
+    call = SimpleNamespace(models=SimpleNamespace(hosted={"mini": broken}))
+    with pytest.raises(ServeError, match="the engine of mini stopped") as no:
+        asyncio.run(ready(call))  # type: ignore[arg-type]
+    assert no.value.retry_after
 
 
 def test_a_model_that_does_not_fit_is_only_warned_of_at_the_start(

@@ -59,6 +59,9 @@ class Saying:
     bigmodel_status: int | None = None
 
 
+LATER_SECONDS = 300.0
+"""When to ask again for what somebody must mend first. OpenAI's clients wait by themselves for two
+minutes at most; of more they tell their users at once."""
 INVALID = "invalid_request_error"
 SAYINGS: Mapping[Kind, Saying] = {
     "no_key": Saying(401, INVALID, "invalid_api_key", "1001"),

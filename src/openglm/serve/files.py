@@ -26,7 +26,7 @@ from openglm.log import logger
 from openglm.serve import listing
 from openglm.serve.body import MEGABYTE
 from openglm.serve.database import Database
-from openglm.serve.errors import ServeError
+from openglm.serve.errors import LATER_SECONDS, ServeError
 from openglm.serve.jobs import OPEN
 from openglm.serve.tables import File, Job, Key
 from openglm.serve.wire import new_id
@@ -83,7 +83,8 @@ class Files:
             message = f"there is no purpose {purpose[:64]!r}: {suggest(purpose, PURPOSES)}"
             raise ServeError("invalid_field", message, "purpose")
         if shutil.disk_usage(self.folder).free < self.settings.spare_bytes:
-            raise ServeError("unavailable", "the disk of this server is nearly full")
+            message = "the disk of this server is nearly full"
+            raise ServeError("unavailable", message, retry_after=LATER_SECONDS)
         file = self.write(key_id, name, purpose, content, self.settings.file_bytes)
         try:
             with self._database.writing() as session:

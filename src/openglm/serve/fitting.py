@@ -11,7 +11,7 @@ from openglm.loading import pick_device
 from openglm.memory import WIDTHS
 from openglm.planning import plan_inference
 from openglm.process import available_bytes
-from openglm.serve.errors import ServeError
+from openglm.serve.errors import LATER_SECONDS, ServeError
 
 NOT_NEW = ("libraries", "keys and values")
 """Parts of a plan that do not count: those of this process are there, and an engine has a memory of
@@ -43,7 +43,7 @@ def check_fits(name: str, source: str, dtype: str, device: str, cache_bytes: int
             f"{name!r} takes {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: "
             "unload another model, or give it fewer bits or a smaller cache"
         )
-        raise ServeError("unavailable", message, "model")
+        raise ServeError("unavailable", message, "model", LATER_SECONDS)
 
 
 def _planned_bytes(source: str, dtype: str, place: torch.device) -> int:

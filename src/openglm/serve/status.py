@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from openglm import __version__
 from openglm.serve.document import document
-from openglm.serve.errors import ServeError
+from openglm.serve.errors import LATER_SECONDS, ServeError
 from openglm.serve.service import Call, call
 
 router = APIRouter()
@@ -46,7 +46,8 @@ async def ready(call: Annotated[Call, Depends(call)]) -> Ready:
     """Which models answer; 503 if one of them cannot any more."""
     broken = [name for name, one in call.models.hosted.items() if one.runner.failure is not None]
     if broken:
-        raise ServeError("unavailable", f"the engine of {', '.join(broken)} stopped")
+        message = f"the engine of {', '.join(broken)} stopped"
+        raise ServeError("unavailable", message, retry_after=LATER_SECONDS)
     return {"status": "ready", "models": list(call.models.hosted)}
 
 
