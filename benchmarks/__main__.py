@@ -27,7 +27,7 @@ NAMES = (
     "serve_load",
 )
 GPU_NAMES = ("gpu_decode",)
-PEER_NAMES = ("chatglm_cpp",)
+PEER_NAMES = ("engine_chatglm_cpp",)
 """What must be named to be run: its peer has to be built first."""
 REPORT = "report"
 KNOWN = (*NAMES, *GPU_NAMES, *PEER_NAMES, REPORT)

@@ -146,7 +146,7 @@ ROWS = (
     ),
     *(
         Row(
-            benchmark="chatglm_cpp",
+            benchmark="engine_chatglm_cpp",
             label=f"{case} {name}",
             path=f"{place}/{case}/ours/{figure}",
             over=f"{place}/{case}/chatglm_cpp/{figure}",
