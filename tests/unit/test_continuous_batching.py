@@ -28,6 +28,7 @@ from openglm.kernels.cpu import module
 from openglm.language_model import LanguageModel
 from openglm.process import resident_bytes
 from openglm.results import Completion
+from openglm.train.allocator import keep_freed_memory
 
 NAME = "chatglm/chatglm3_32k_tiny"
 LONG = SamplingParams(max_tokens=50)
@@ -403,9 +404,20 @@ def test_requests_of_a_model(model):
 
 
 def test_pages_take_memory_once_they_are_written_to():
-    """An engine for a long conversation takes the memory of the longest at once."""
+    """An engine for a long conversation takes the memory of the longest at once.
+
+    In a process that has trained too, whose malloc keeps what is freed.
+    """
+    keep_freed_memory()
     before = resident_bytes()
     engine = make_engine(NAME, pages=1)
     large = Engine(engine.model, memory_bytes=1 << 30)
     assert resident_bytes() - before < 1 << 27
     assert all(layer.keys.data_ptr() % 64 == 0 for layer in large.cache.layers)
+
+
+def test_more_memory_than_there_is():
+    """Said before a request is taken, with the number."""
+    model = make_engine(NAME, pages=1).model
+    with pytest.raises(RequestError, match=f"memory_bytes={1 << 60} is more than"):
+        Engine(model, memory_bytes=1 << 60)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+import mmap
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,8 +29,6 @@ KV_DTYPES = {
 }
 """What pages may hold. The compiled CPU kernels have no float16: there it runs in plain torch."""
 SCALE_BYTES = 4
-ALIGNMENT = 64
-"""Bytes of a line of the cache; where torch begins its own tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class PagedCache:
         kv_dtype: a key of `KV_DTYPES`, or "auto" for that of the network.
 
     Raises:
-        RequestError: an unknown dtype, or not even one page fits.
+        RequestError: an unknown dtype, not even one page fits, or more than the system gives.
     """
 
     def __init__(self, model: Transformer, memory_bytes: int, kv_dtype: str = "auto") -> None:
@@ -86,7 +86,13 @@ class PagedCache:
                 f"{self.page_bytes} bytes here",
                 hint="give more, or kv_dtype='int8'",
             )
-        self.layers = [self._empty(config) for _ in range(config.num_cached_layers)]
+        try:
+            self.layers = [self._empty(config) for _ in range(config.num_cached_layers)]
+        except OSError as error:
+            raise RequestError(
+                f"memory_bytes={memory_bytes} is more than the system gives: {error.strerror}",
+                hint="give less, or leave it out",
+            ) from error
 
     def context(self, parts: Sequence[Part]) -> PagedContext:
         """What the new tokens of `parts`, one behind the other, attend to."""
@@ -128,14 +134,18 @@ class PagedCache:
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros, since what no query may see is multiplied by 0, and NaN would stay NaN.
 
-    On a CPU a page takes memory once it is written to, not before: the system gives zeros then.
+    On a CPU a page takes memory once it is written to, not before. So it is the system's and not
+    malloc's, which clears what it kept of freed blocks: all of it in a process that has trained
+    (`openglm.train.allocator`).
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or sys.platform == "win32":
         return torch.zeros(shape, dtype=dtype, device=device)
-    size = math.prod(shape) * dtype.itemsize
-    raw = torch.from_numpy(np.zeros(size + ALIGNMENT, np.uint8))
-    start = -raw.data_ptr() % ALIGNMENT
-    return raw[start : start + size].view(dtype).view(shape)
+    count = math.prod(shape)
+    area = mmap.mmap(-1, count * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            area.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(area, dtype=dtype, count=count).view(shape)
 
 
 def pages_for(num_slots: int) -> int:
