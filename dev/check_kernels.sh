@@ -27,6 +27,6 @@ spec = spec_from_file_location(name, file)
 sys.modules[name] = module_from_spec(spec)  # in place of the installed one
 spec.loader.exec_module(sys.modules[name])
 print(file, sys.modules[name].variants())
-tests = ["property/test_cpu_kernels.py", "unit/test_paged_attention.py", "unit/test_compiled.py"]
+tests = ["property/test_cpu_kernels.py", "property/test_sampling_kernels.py", "unit/test_paged_attention.py", "unit/test_compiled.py"]
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in tests)]))
 EOF

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from openglm.engine import processors
 from openglm.engine.params import SamplingParams
 from openglm.engine.sampling import Sampler
+from openglm.kernels import sampling
 
 LOGITS = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=12)
 SHARES = st.floats(0.05, 0.95)
@@ -45,7 +46,7 @@ def smallest_set(shares: list[float], order: list[int], p: float) -> set[int] | 
 @given(LOGITS, SHARES)
 def test_top_p_is_the_smallest_set(logits, p):
     """A nucleus is a token too large or too small."""
-    found = processors.top_p(probabilities_of(logits), p)
+    found = sampling.top_p(probabilities_of(logits), p)
     shares = probabilities_of(logits).tolist()
     order = sorted(range(len(shares)), key=lambda token: -shares[token])
     expected = smallest_set(shares, order, p)
@@ -61,7 +62,7 @@ def test_typical_is_the_smallest_set_nearest_to_the_entropy(logits, p):
     order = sorted(range(len(shares)), key=lambda token: away[token])
     gaps = [away[b] - away[a] for a, b in pairwise(order)]
     expected = smallest_set(shares, order, p)
-    found = processors.typical_p(probabilities_of(logits), p)
+    found = sampling.typical_p(probabilities_of(logits), p)
     if expected is not None and min(gaps) > NEAR:
         assert kept(found) == expected
 
@@ -69,7 +70,7 @@ def test_typical_is_the_smallest_set_nearest_to_the_entropy(logits, p):
 def test_typical_drops_the_likeliest_token_of_a_flat_distribution():
     """Typical sampling is top-p under another name."""
     shares = torch.tensor([0.3, *[0.07] * 10])  # entropy 2.22: 0.3 is 1.02 away, 0.07 only 0.44
-    assert kept(processors.typical_p(shares, 0.6)) == set(range(1, 10))
+    assert kept(sampling.typical_p(shares, 0.6)) == set(range(1, 10))
 
 
 @given(LOGITS, SHARES)
@@ -77,7 +78,7 @@ def test_min_p_compares_with_the_likeliest(logits, share):
     """min-p is an absolute threshold, or relative to something else (Nguyen et al. 2024)."""
     shares = probabilities_of(logits).tolist()
     limit = share * max(shares)
-    found = kept(processors.min_p(probabilities_of(logits), share))
+    found = kept(sampling.min_p(probabilities_of(logits), share))
     for token, value in enumerate(shares):
         if abs(value - limit) > NEAR:
             assert (token in found) == (value > limit)
@@ -88,7 +89,7 @@ def test_top_k_keeps_k_and_ties(logits, k):
     """The k-th token is lost, or one of several equal ones."""
     shares = probabilities_of(logits).tolist()
     limit = sorted(shares, reverse=True)[min(k, len(shares)) - 1]
-    found = kept(processors.top_k(probabilities_of(logits), k))
+    found = kept(sampling.top_k(probabilities_of(logits), k))
     assert found == {token for token, share in enumerate(shares) if share >= limit}
 
 
@@ -140,12 +141,12 @@ def test_probabilities_sum_to_one(logits, k, p, share, typical):
     sampler = Sampler(params, [])
     found = sampler.probabilities(sampler.scores(torch.tensor(logits), []))
     assert float(found.sum()) == pytest.approx(1, abs=1e-5)
-    one_by_one = processors.tempered(torch.tensor(logits), 1.3)
+    one_by_one = sampling.tempered(torch.tensor(logits), 1.3)
     for step in (
-        lambda x: processors.top_k(x, k),
-        lambda x: processors.top_p(x, p),
-        lambda x: processors.min_p(x, share),
-        lambda x: processors.typical_p(x, typical),
+        lambda x: sampling.top_k(x, k),
+        lambda x: sampling.top_p(x, p),
+        lambda x: sampling.min_p(x, share),
+        lambda x: sampling.typical_p(x, typical),
     ):
         one_by_one = step(one_by_one)
     assert kept(found) == kept(one_by_one)

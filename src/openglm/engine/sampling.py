@@ -13,6 +13,7 @@ top-p, and knows no typical sampling):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from openglm.engine import processors
 from openglm.engine.params import SamplingParams
 from openglm.errors import NumericalError, RequestError
+from openglm.kernels.sampling import Filters, best, draw, log_sum_exp, probabilities
 
 Rule = Callable[[Tensor, Sequence[int]], None]
 """Makes tokens impossible: changes (V,) scores in place, given the tokens of the blank so far."""
@@ -64,6 +66,9 @@ class Sampler:
         self.banned_ids = list(banned_ids)
         self.rules = rules
         self.bias = dict(params.logit_bias)
+        self.filters = Filters(
+            params.temperature, params.top_k, params.top_p, params.min_p, params.typical_p
+        )
         self.generator = torch.Generator()
         self.seed = fresh_seed() if params.seed is None else params.seed
         self.generator.manual_seed(self.seed)
@@ -83,17 +88,21 @@ class Sampler:
         """
         if not blank:
             self.accepted = 0
-        check_logits(logits, f"token {len(blank) + 1} of a blank")
+        logits = logits.float()
+        normalizer = log_sum_exp(logits)
+        if not math.isfinite(normalizer):
+            check_logits(logits, f"token {len(blank) + 1} of a blank")
         scores = self.scores(logits, blank)
         if self.params.temperature == 0:
-            token = int(scores.argmax())
+            token = best(scores)
         else:
-            token = draw(self.probabilities(scores), self.generator)
+            place = torch.rand((), dtype=torch.float64, generator=self.generator)
+            token = draw(self.probabilities(scores), float(place))
         if token not in self.end_ids:
             self.accept(token)
-        log_probabilities = torch.log_softmax(logits.float(), dim=-1)
-        top = likeliest(log_probabilities, self.params.logprobs)
-        return Choice(token, float(log_probabilities[token]), top)
+        count = self.params.logprobs
+        top = likeliest(logits - normalizer, count) if count else ()
+        return Choice(token, float(logits[token] - normalizer), top)
 
     def accept(self, token: int) -> None:
         """Counts a token as written, for the penalties; `choose` does it itself."""
@@ -126,7 +135,7 @@ class Sampler:
             params.frequency_penalty,
         )
         processors.ban(scores, processors.banned_ngrams(blank, params.no_repeat_ngram_size))
-        if scores.max() == -torch.inf:
+        if scores[best(scores)] == -torch.inf:
             raise RequestError(
                 f"nothing can be written as token {len(blank) + 1} of a blank: min_tokens, "
                 "no_repeat_ngram_size, bad_words and what the text must match leave no token",
@@ -136,30 +145,11 @@ class Sampler:
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """(V,) float32, sum 1: what a token is drawn from, given what `scores` returned."""
-        params = self.params
-        if params.temperature == 0:
+        if self.params.temperature == 0:
             chosen = torch.zeros_like(scores)
-            chosen[scores.argmax()] = 1
+            chosen[best(scores)] = 1
             return chosen
-        probabilities = processors.tempered(scores, params.temperature)
-        probabilities = processors.top_k(probabilities, params.top_k)
-        probabilities = processors.top_p(probabilities, params.top_p)
-        probabilities = processors.min_p(probabilities, params.min_p)
-        probabilities = processors.typical_p(probabilities, params.typical_p)
-        return probabilities / probabilities.sum()
-
-
-def draw(probabilities: Tensor, generator: torch.Generator) -> int:
-    """A token with these (V,) probabilities, by inversion of their distribution function.
-
-    `torch.multinomial` draws a number for each of V tokens; this needs one, and a tenth of the time
-    at V = 32,000.
-    """
-    ends = probabilities.double().cumsum(0)  # token i has [ends[i - 1], ends[i])
-    place = torch.rand((), dtype=torch.float64, generator=generator) * ends[-1]
-    if place >= ends[-1]:  # rounded up, once in 2**53 times
-        place = torch.zeros_like(place)
-    return int(torch.searchsorted(ends, place, right=True))
+        return probabilities(scores, self.filters)
 
 
 def fresh_seed() -> int:
@@ -169,8 +159,8 @@ def fresh_seed() -> int:
 
 def likeliest(log_probabilities: Tensor, count: int | None) -> tuple[tuple[int, float], ...]:
     """The `count` best of (V,) log-probabilities with their ids; none for None."""
-    best = log_probabilities.topk(min(count or 0, len(log_probabilities)))
-    return tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    top = log_probabilities.topk(min(count or 0, len(log_probabilities)))
+    return tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
 
 
 def check_logits(logits: Tensor, place: str) -> None:

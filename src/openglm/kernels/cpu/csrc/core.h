@@ -67,6 +67,13 @@ struct Ops {
     void (*activate)(int family, const float* gate, const float* up, float* out, int64_t count);
     void (*rms_norm)(const float* x, const float* weight, float eps, float* out, int64_t width);
     void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, float* out, int64_t width);
+    // The largest of x; NaN if there is one.
+    float (*largest)(const float* x, int64_t count);
+    // e^((x - shift) / temperature), into `out` unless it is null; their sum.
+    double (*exponentials)(const float* x, int64_t count, float shift, float temperature, float* out);
+    double (*sum)(const float* x, int64_t count);
+    // The sum, to float32's precision, of those `sizes` whose rank is at most `bar`; their number where `sizes` is null.
+    double (*sum_below)(float bar, const float* rank, const float* sizes, int64_t count);
     // The sum of all 32-bit numbers of a multiple of 256 bytes, which nobody needs: reads as fast as weights are read.
     int32_t (*read)(const uint8_t* from, int64_t bytes);
     // Attention of `count` queries (count, D) that share keys and values and see `visible[i]` of them.

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core.h"
 
@@ -95,6 +96,70 @@ void layer_norm(const float* x, const float* weight, const float* bias, float ep
         const Simd::F normed = Simd::mul(Simd::sub(Simd::load(x + i, n), Simd::set(mean)), Simd::set(inverse));
         Simd::store(out + i, Simd::fma(normed, Simd::load(weight + i, n), Simd::load(bias + i, n)), n);
     }
+}
+
+float largest(const float* x, int64_t count) {
+    Simd::F best = Simd::set(-std::numeric_limits<float>::infinity());
+    uint32_t nans = 0;  // apart: what a maximum does with them depends on the processor
+    for (int64_t i = 0; i < count; i++) nans |= x[i] != x[i];
+    if (nans) return std::numeric_limits<float>::quiet_NaN();
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) best = Simd::max(best, Simd::load(x + i));
+    float all = Simd::largest(best);
+    for (; i < count; i++) all = std::max(all, x[i]);
+    return all;
+}
+
+double exponentials(const float* x, int64_t count, float shift, float temperature, float* out) {
+    constexpr int64_t kPiece = 1024;  // summed in float32, and the pieces in float64
+    const Simd::F minus = Simd::set(-shift), by = Simd::set(temperature);
+    const auto value = [&](Simd::F x) { return exponential(Simd::div(Simd::add(x, minus), by)); };
+    double total = 0;
+    int64_t i = 0;
+    while (i + 16 <= count) {
+        Simd::F sum = Simd::zero();
+        for (const int64_t end = std::min(count - 15, i + kPiece); i < end; i += 16) {
+            const Simd::F each = value(Simd::load(x + i));
+            sum = Simd::add(sum, each);
+            if (out) Simd::store(out + i, each);
+        }
+        total += Simd::sum(sum);
+    }
+    float rest[16];
+    Simd::store(rest, value(Simd::load(x + i, (int)(count - i))));
+    for (int j = 0; i < count; i++, j++) {
+        total += rest[j];
+        if (out) out[i] = rest[j];
+    }
+    return total;
+}
+
+// In parts that the processor adds side by side.
+double sum(const float* x, int64_t count) {
+    double parts[8] = {}, all = 0;
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        for (int j = 0; j < 8; j++) parts[j] += x[i + j];
+    for (; i < count; i++) all += x[i];
+    for (double part : parts) all += part;
+    return all;
+}
+
+double sum_below(float bar, const float* rank, const float* sizes, int64_t count) {
+    const auto add = [=](auto size) {
+        float parts[16] = {};
+        double all = 0;
+        int64_t i = 0;
+        for (; i + 16 <= count; i += 16)
+            for (int j = 0; j < 16; j++) {
+                const float each = size(i + j);
+                parts[j] += rank[i + j] <= bar ? each : 0.0f;
+            }
+        for (; i < count; i++) all += rank[i] <= bar ? size(i) : 0.0f;
+        for (float part : parts) all += part;
+        return all;
+    };
+    return sizes ? add([=](int64_t i) { return sizes[i]; }) : add([](int64_t) { return 1.0f; });
 }
 
 int32_t read(const uint8_t* from, int64_t bytes) {

@@ -16,6 +16,7 @@
 
 #include "block.h"
 #include "pages.h"
+#include "sampling.h"
 
 namespace nb = nanobind;
 
@@ -116,6 +117,13 @@ NB_MODULE(_native, m) {
                        int64_t planes, int64_t pairs, bool interleaved) {
         rotate(at<float>(x), stride, rows, heads, head_dim, {at<float>(cosines), at<float>(sines), planes, pairs}, interleaved);
     });
+    m.def("log_sum_exp", [](uintptr_t x, int64_t count) { return log_sum_exp(at<float>(x), count); });
+    m.def("best", [](uintptr_t x, int64_t count) { return best(at<float>(x), count); });
+    m.def("probabilities", [](uintptr_t x, int64_t count, float temperature, int64_t top_k, double top_p, float min_p, double typical_p,
+                              uintptr_t out) {
+        probabilities(at<float>(x), count, {temperature, top_k, top_p, min_p, typical_p}, at<float>(out));
+    });
+    m.def("draw", [](uintptr_t p, int64_t count, double place) { return draw(at<float>(p), count, place); });
     nb::class_<Linear>(m, "Linear")
         .def("__init__", [](Linear* self, int kind, bool exact, int64_t inputs, int64_t columns, int64_t group) {
             new (self) Linear((Kind)kind, exact, inputs, columns, group);

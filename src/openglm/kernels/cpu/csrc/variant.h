@@ -7,7 +7,8 @@
 namespace openglm {
 
 const Ops* OPS() {
-    static const Ops ops = {Simd::kName, prepare, linear, activate, rms_norm, layer_norm, read, attend};
+    static const Ops ops = {Simd::kName, prepare, linear, activate, rms_norm, layer_norm,
+                            largest, exponentials, sum, sum_below, read, attend};
     return &ops;
 }
 
