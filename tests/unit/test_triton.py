@@ -6,21 +6,35 @@ make test-triton        installs Triton (a wheel of 286 MB, so `make test` does 
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 import pytest
 import torch
 
+from helpers_engine import make_engine, random_prompt
 from helpers_packed import FORMS, check_product, random_weight
+from helpers_pages import filled
+from openglm.engine import paged_cache
+from openglm.engine.engine import finish
+from openglm.engine.params import SamplingParams
+from openglm.kernels import paged_attention as plain
 from openglm.kernels.attention import attention
-from openglm.kernels.gpu.available import missing
+from openglm.kernels.gpu.available import missing, takes
 from openglm.kernels.packed_linear import linear
 from openglm.kernels.packing import Packing
+from openglm.kernels.paged_attention import Pages, Segments
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 if reason := missing(DEVICE):
     pytest.skip(f"{reason}; `make test-triton` interprets the kernels", allow_module_level=True)
 
-from openglm.kernels.gpu import decode_attention, packed_linear  # noqa: E402  # it needs Triton
+from openglm.kernels.gpu import (  # noqa: E402  # they need Triton
+    decode_attention,
+    packed_linear,
+    paged_attention,
+)
 
 SHAPES = [(16, 128), (50, 200), (130, 72)]
 """(N, K): whole blocks; tails in both; several tiles of rows, fewer columns than a step."""
@@ -111,9 +125,69 @@ def test_decode_attention_sees_what_is_cached(
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
 
 
-def test_decode_attention_takes_widths_that_tiles_have() -> None:
+def test_attention_takes_widths_that_tiles_have() -> None:
     """Heads of other widths go by the plain kernel."""
-    widths = [
-        w for w in (8, 16, 24, 64, 80, 128) if decode_attention.takes(torch.empty(1, 1, 1, w))
-    ]
-    assert widths == [16, 64, 128]
+    assert [width for width in (8, 16, 24, 64, 80, 128) if takes(width)] == [16, 64, 128]
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2), (32, 1)])
+def test_paged_attention_sees_what_each_token_may(
+    heads: tuple[int, int], stored: torch.dtype
+) -> None:
+    """A page of another sequence, a later token, or a context that does not see itself."""
+    queries, pages, segments, _ = on_device(*filled(stored, 32, heads))
+    found = paged_attention.attend(queries, pages, segments)
+    expected = plain.attend(queries.cpu(), to(pages, "cpu"), segments)
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=5e-6)
+
+
+def test_paged_attention_in_half_precision() -> None:
+    """Scores or sums in bf16 instead of float32."""
+    queries, pages, segments, _ = on_device(*filled(torch.bfloat16, 64))
+    found = paged_attention.attend(queries.bfloat16(), pages, segments)
+    expected = plain.attend(queries.bfloat16().float().cpu(), to(pages, "cpu"), segments)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float().cpu(), expected, rtol=0, atol=0.03)
+
+
+def test_paged_attention_of_many_keys() -> None:
+    """Parts of a long text are not put together, or one is counted twice."""
+    generator = torch.Generator().manual_seed(0)
+    keys, values = torch.randn(2, 1500, 1, 16, generator=generator)
+    table = torch.arange(47, dtype=torch.int32)[None]
+    pages = Pages(torch.zeros(47, 1, 16, 32), torch.zeros(47, 1, 32, 16))
+    everything = Segments(*(torch.tensor(n).int() for n in ([0, 1500], [1500], [0])), table)
+    plain.store(pages, keys, values, everything)
+    last = Segments(*(torch.tensor(n).int() for n in ([0, 1], [1500], [0])), table)
+    query = torch.randn(1, 3, 16, generator=generator)
+    query, pages, last, _ = on_device(query, pages, last, None)
+    found = paged_attention.attend(query, pages, last)
+    expected = plain.attend(query.cpu(), to(pages, "cpu"), last)
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="the recorded networks run on the CPU")
+@pytest.mark.parametrize("name", ["chatglm/chatglm2_tiny", "chatglm/chatglm6b_tiny", "glm/hf"])
+def test_an_engine_on_tiles(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine hands the kernel other pages, places or orders than the reference."""
+    prompts = [random_prompt(name, random.Random(length), length) for length in (1, 7, 40)]
+    runs = []
+    for kernel in (plain.attend, paged_attention.attend):
+        monkeypatch.setattr(paged_cache, "attend", kernel)
+        engine = make_engine(name, pages=20)
+        requests = [engine.add(prompt, SamplingParams(max_tokens=6)) for prompt in prompts]
+        finish(engine, requests)
+        runs.append([[step.token for step in request.steps] for request in requests])
+    assert runs[0] == runs[1]
+
+
+def to(pages: Pages, device: str | torch.device) -> Pages:
+    """The same on another device."""
+    parts = (pages.keys, pages.values, pages.key_scales, pages.value_scales)
+    return Pages(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+
+
+def on_device(queries: Any, pages: Pages, segments: Segments, rest: Any) -> Any:
+    """Queries and pages where the kernels run."""
+    return queries.to(DEVICE), to(pages, DEVICE), segments, rest

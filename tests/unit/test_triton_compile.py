@@ -18,7 +18,7 @@ if is_interpreted():
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from openglm.kernels.gpu import decode_attention, packed_linear  # noqa: E402
+from openglm.kernels.gpu import decode_attention, packed_linear, paged_attention  # noqa: E402
 
 CAPABILITIES = [80, 90]
 """A100 and H100: the tensor cores of the second are driven by other instructions."""
@@ -59,3 +59,18 @@ def test_decode_attention_compiles(capability: int) -> None:
     assert "mma.sync" in _compile(decode_attention.attend_part, types, constants, capability)
     types, constants = [*["*fp32"] * 3, "*bf16"], {"WIDTH": 128, "PARTS": 32}
     _compile(decode_attention.join_parts, types, constants, capability)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("stored", ["*bf16", "*i8"])
+@pytest.mark.parametrize(("queries", "parts"), [(1, 32), (4, 1)])
+def test_paged_attention_compiles(queries: int, parts: int, stored: str, capability: int) -> None:
+    """See `test_products_compile`."""
+    is_int8 = stored == "*i8"
+    sizes = {"NUM_HEADS": 32, "KEY_HEADS": 2, "WIDTH": 128, "QUERIES": queries, "HEADS": 16}
+    forms = {"PAGE": 32, "PARTS": parts, "INT8": is_int8, "WIDENED": False}
+    scales = "*fp32" if is_int8 else stored
+    result = "*bf16" if parts == 1 else "*fp32"
+    types = ["*bf16", *[stored] * 2, *[scales] * 2, *["*i32"] * 2, *[result] * 3, "fp32", "i32"]
+    assembly = _compile(paged_attention.attend_tile, types, sizes | forms, capability)
+    assert ("wgmma" if capability == 90 and queries > 1 else "mma.sync") in assembly

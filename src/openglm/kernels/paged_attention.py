@@ -3,9 +3,9 @@
 The N new tokens of all S sequences lie behind each other; no token sees another sequence. A
 sequence's keys are in pages of `PAGE_TOKENS` slots anywhere in memory, and `Segments.pages` says
 where (PagedAttention, Kwon et al. 2023, section 4). The compiled kernels do it on a CPU
-(`openglm.kernels.cpu.pages`). The reference in plain torch goes sequence by sequence with the
-kernel that a sequence alone would use. With either, what a query gets does not depend on what else
-is in the batch.
+(`openglm.kernels.cpu.pages`), Triton on a GPU (`openglm.kernels.gpu.paged_attention`). The
+reference in plain torch goes sequence by sequence with the kernel that a sequence alone would use.
+With each of them, what a query gets does not depend on what else is in the batch.
 
 Keys of a page lie with the tokens innermost, so that a vector register holds the same element of
 many keys; values lie with the elements innermost, for the same reason.
@@ -21,13 +21,14 @@ from torch import Tensor
 
 from openglm.kernels.attention import MAX_SCORE_ELEMENTS, attention
 from openglm.kernels.cpu import pages as compiled
+from openglm.kernels.gpu.available import missing, takes
 from openglm.kernels.packing import LARGEST_INT8
 
 PAGE_TOKENS = 32
 """Slots of a page: what is shared between sequences, and what is wasted behind the last token."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Segments:
     """Who is who in a packed batch; contiguous int32 tensors on the CPU.
 
@@ -39,7 +40,9 @@ class Segments:
         pages: (S, P) page table, -1 where unused.
 
     Attributes:
-        slots: (N,) int64, where each new token is stored: page * PAGE_TOKENS + place in it.
+        slots: (N,) int64, where each new token is stored: page * PAGE_TOKENS + place in it; on the
+            device of the pages once one layer has been stored.
+        plan: how the Triton kernel sees them, once it did.
     """
 
     starts: Tensor
@@ -47,14 +50,15 @@ class Segments:
     visible: Tensor
     pages: Tensor
     slots: Tensor = field(init=False)
+    plan: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         counts = self.starts.diff()
         rows = torch.arange(len(counts)).repeat_interleave(counts)  # (N,)
         first = self.lengths - self.starts[1:]  # of each sequence: index minus packed index
         index = torch.arange(len(rows)) + first[rows]
-        slots = self.pages[rows, index // PAGE_TOKENS].long() * PAGE_TOKENS + index % PAGE_TOKENS
-        object.__setattr__(self, "slots", slots)
+        page = self.pages[rows, index // PAGE_TOKENS].long()
+        self.slots = page * PAGE_TOKENS + index % PAGE_TOKENS
 
 
 @dataclass(slots=True)
@@ -94,8 +98,8 @@ def store(pages: Pages, keys: Tensor, values: Tensor, segments: Segments) -> Non
     if compiled.can_take(keys, pages):
         compiled.store(pages, keys, values, segments)
         return
-    slots = segments.slots.to(keys.device)
-    page, place = slots // PAGE_TOKENS, slots % PAGE_TOKENS
+    segments.slots = segments.slots.to(keys.device)
+    page, place = segments.slots // PAGE_TOKENS, segments.slots % PAGE_TOKENS
     for new, stored, scales in (
         (keys, pages.keys.transpose(2, 3), pages.key_scales),
         (values, pages.values, pages.value_scales),
@@ -124,6 +128,10 @@ def attend(queries: Tensor, pages: Pages, segments: Segments) -> Tensor:
     """
     if compiled.can_take(queries, pages):
         return compiled.attend(queries, pages, segments)
+    if queries.device.type == "cuda" and not missing(queries.device) and takes(queries.shape[-1]):
+        from openglm.kernels.gpu.paged_attention import attend as attend_tiles  # it needs Triton
+
+        return attend_tiles(queries, pages, segments)
     mixed = torch.empty_like(queries)
     starts = segments.starts.tolist()
     for row, length in enumerate(segments.lengths.tolist()):

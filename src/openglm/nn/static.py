@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from openglm.kernels.attention import attention
-from openglm.kernels.gpu.available import missing
+from openglm.kernels.gpu.available import missing, takes
 from openglm.nn.cache import KVCache
 from openglm.nn.context import LayerContext
 
@@ -79,11 +79,11 @@ class StaticLayer:
         stored = cache.keys[self.index], cache.values[self.index]  # (B, places, K, D)
         for tensor, new in zip(stored, (keys, values), strict=True):
             tensor.index_copy_(1, context.place, new.to(tensor.dtype))
-        if queries.device.type == "cuda" and not missing(queries.device):
-            from openglm.kernels.gpu.decode_attention import decode_attention, takes
+        device, width = queries.device, queries.shape[-1]
+        if device.type == "cuda" and not missing(device) and takes(width):
+            from openglm.kernels.gpu.decode_attention import decode_attention
 
-            if takes(queries):
-                return decode_attention(queries, *stored, context.place)
+            return decode_attention(queries, *stored, context.place)
         seen_keys, seen_values = (tensor[:, : context.window] for tensor in stored)
         bias = context.bias_of_step()
         return attention(queries, seen_keys, seen_values, bias, dropout_probability)

@@ -12,6 +12,14 @@ import torch
 
 from openglm.kernels.cpu import REFERENCE, VARIABLE
 
+SMALLEST_TILE = 16
+"""Rows of a product on tensor cores; smaller groups of heads are filled up."""
+
+
+def takes(width: int) -> bool:
+    """Whether attention has heads of this width: a power of two from 16 on, as tiles are."""
+    return width >= SMALLEST_TILE and width & (width - 1) == 0
+
 
 def is_interpreted() -> bool:
     """Whether Triton's own switch asks for its interpreter, which runs kernels on the CPU."""

@@ -14,14 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from openglm.kernels.gpu.available import is_interpreted
+from openglm.kernels.gpu.available import SMALLEST_TILE, is_interpreted
 
 PARTS = 32
 """Always as many: the order of a sum must not depend on the batch."""
 BLOCK_S = 64
 """Keys of one step."""
-SMALLEST_TILE = 16
-"""Rows of a product on tensor cores; smaller groups of heads are filled up."""
 
 
 @triton.jit
@@ -101,17 +99,11 @@ def join_parts(mixed, largest, sums, out, WIDTH: tl.constexpr, PARTS: tl.constex
     tl.store(out + head * WIDTH + d, whole.to(out.dtype.element_ty))
 
 
-def takes(queries: Tensor) -> bool:
-    """Whether heads of this width are there: a power of two from 16 on, as tiles are."""
-    width = queries.shape[-1]
-    return width >= SMALLEST_TILE and width & (width - 1) == 0
-
-
 def decode_attention(queries: Tensor, keys: Tensor, values: Tensor, place: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v over the keys up to `place`.
 
     Args:
-        queries: (B, 1, H, D), one token per row; see `takes`.
+        queries: (B, 1, H, D), one token per row; D as `available.takes` says.
         keys: (B, S, K, D), heads and their elements contiguous; H a multiple of K.
         values: like `keys`, with the same strides.
         place: (1,) int64 below S, on the same device: the last key that is seen.
