@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+comma := ,
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-triton check serve bench clean
@@ -14,7 +15,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-triton: $(VENV)/.dev
-	@$(PIP) -e '.[triton]'
+	@$(PIP) triton
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 tests/unit/test_triton.py
 	$(BIN)/python -m pytest tests/unit/test_triton_compile.py
 
@@ -35,19 +36,21 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Each at once, not one behind the other: pip builds the CPU kernels anew every time.
+define install
+	@echo "Installing openglm$(1) into $(VENV) (torch is a large download) ..."
+	@$(PIP) -e '.$(1)'
+	@touch $(VENV)/.base $@
+endef
+
 $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "Installing openglm into $(VENV) (torch is a large download) ..."
-	@$(PIP) -e .
-	@touch $@
+	$(call install,)
 
-$(VENV)/.dev: $(VENV)/.base
-	@$(PIP) -e '.[dev]'
-	@touch $@
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(call install,[dev])
 
-$(VENV)/.web: $(VENV)/.base
-	@$(PIP) -e '.[web]'
-	@touch $@
+$(VENV)/.web: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(call install,[web])
 
-$(VENV)/.bench: $(VENV)/.base
-	@$(PIP) -e '.[bench,train]'
-	@touch $@
+$(VENV)/.bench: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(call install,[bench$(comma)train])
