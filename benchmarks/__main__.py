@@ -13,6 +13,7 @@ from benchmarks import record, report
 NAMES = (
     "blank_infilling",
     "attention_cpu",
+    "sampling_cpu",
     "startup",
     "train_mini",
     "decode_mini",
