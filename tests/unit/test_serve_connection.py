@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the server is an extra: '.[serve]'")
 
+from openglm.serve import burst
+from openglm.serve.burst import Burst
 from openglm.serve.connection import most_connections
 from openglm.serve.server import Server, bind
 
@@ -143,3 +145,44 @@ def test_files_bound_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     for files, most in ((1024, 768), (1 << 20, 4096), (resource.RLIM_INFINITY, 4096)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, files=files: (files, files))
         assert most_connections() == most
+
+
+class _Transport:
+    """Notes what is done to it."""
+
+    def __init__(self) -> None:
+        self.done: list[bytes | str] = []
+
+    def write(self, data: bytes) -> None:
+        self.done.append(data)
+
+    def close(self) -> None:
+        self.done.append("closed")
+
+    def is_closing(self) -> bool:
+        return "closed" in self.done
+
+
+def test_what_one_turn_writes_is_sent_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each token costs a call of the system, bytes change places, or the last are lost."""
+    monkeypatch.setattr(burst, "MOST_BYTES", 10)
+
+    async def run() -> list[bytes | str]:
+        transport = _Transport()
+        burst: Any = Burst(transport)  # type: ignore[arg-type]
+        burst.write(b"one ")
+        burst.write(b"two ")
+        assert transport.done == []
+        await asyncio.sleep(0)
+        burst.write(b"three ")
+        await asyncio.sleep(0)
+        assert transport.done == [b"one two ", b"three "]
+        burst.write(b"more than is kept ")
+        assert transport.done[2:] == [b"more than is kept "]
+        burst.write(b"the end")
+        burst.close()
+        assert burst.is_closing()
+        await asyncio.sleep(0)
+        return transport.done[3:]
+
+    assert asyncio.run(run()) == [b"the end", "closed"]

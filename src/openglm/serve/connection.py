@@ -1,5 +1,7 @@
 """`Connection`: one of a bounded number, which does not wait for a request for ever.
 
+What is written to it goes out in bursts; see `Burst`.
+
 uvicorn ends a connection that is idle behind an answer, but no other. Its `limit_concurrency` is
 left alone: it refuses requests of those who have a key because of connections of those who have
 none, and closes none of these.
@@ -8,11 +10,13 @@ none, and closes none of these.
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from openglm.log import logger
+from openglm.serve.burst import Burst
 
 HEADER_SECONDS = 30.0
 """From the begin of a connection, or of a further request on it, to the end of the headers.
@@ -33,7 +37,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to wait for the first request."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, Burst(transport)))
         if len(self.connections) > most_connections():
             logger.warning("a connection was refused: %d are open", len(self.connections) - 1)
             transport.abort()
