@@ -14,9 +14,11 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the server is an extra: '.[serve]'")
 
+import h11
+
 from openglm.serve import burst
 from openglm.serve.burst import Burst
-from openglm.serve.connection import most_connections
+from openglm.serve.connection import Framing, most_connections
 from openglm.serve.server import Server, bind
 
 LIMIT_SECONDS = 0.15
@@ -186,3 +188,24 @@ def test_what_one_turn_writes_is_sent_together(monkeypatch: pytest.MonkeyPatch) 
         return transport.done[3:]
 
     assert asyncio.run(run()) == [b"the end", "closed"]
+
+
+def test_pieces_are_framed_as_by_h11() -> None:
+    """A stream is not what h11 would send, or goes on behind its end."""
+
+    def sent(conn: h11.Connection, request: bytes) -> list[bytes]:
+        conn.receive_data(request)
+        assert [type(conn.next_event()) for _ in range(2)] == [h11.Request, h11.EndOfMessage]
+        data = [h11.Data(data=piece) for piece in (b"one", b"", b"x" * 1000, b"two")]
+        found = [
+            bytes(conn.send(event) or b"")
+            for event in (h11.Response(status_code=200, headers=[]), *data, h11.EndOfMessage())
+        ]
+        with pytest.raises(h11.LocalProtocolError):
+            conn.send(data[0])
+        return found
+
+    for version in (b"1.0", b"1.1"):
+        request = REQUEST.replace(b"1.1", version)
+        expected = sent(h11.Connection(h11.SERVER), request)
+        assert sent(Framing(h11.SERVER), request) == expected
