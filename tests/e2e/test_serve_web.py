@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ pytest.importorskip("gradio", reason="the web page needs gradio")
 pytest.importorskip("playwright", reason="these tests drive a browser by playwright")
 
 import httpx2
+from gradio.queueing import Queue
 from playwright.sync_api import Browser, Page, expect
 
 import openglm
 from helpers_serve import Script, scripted, serving
 from helpers_web import LONGER, log_in, needs_browser, reading, session_of
 from openglm.attacks import Target, choose, launch
+from openglm.serve.web.page import POLL_SECONDS
 
 ENGINE = {"memory_bytes": 1 << 28}
 ANSWER = "So **bold**, `x = 1`, and $a^2$. <script>document.title = 'stolen'</script>"
@@ -49,6 +52,24 @@ def wait_until_idle(address: str, key: str) -> None:
             return
         time.sleep(0.1)
     pytest.fail("the request runs on")
+
+
+def test_nobody_looks_at_a_page_for_ever(
+    server: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio wakes the event loop 2,000 times a second, and every stream is slower for it."""
+    looked: dict[int, list[float]] = {}
+
+    def length(queue: Queue) -> int:
+        looked.setdefault(id(queue), []).append(time.monotonic())
+        return 0
+
+    monkeypatch.setattr(Queue, "__len__", length)
+    time.sleep(4 * POLL_SECONDS)
+    monkeypatch.undo()
+    assert looked
+    for times in looked.values():
+        assert all(later - one > 0.9 * POLL_SECONDS for one, later in pairwise(times))
 
 
 PATHS = (

@@ -14,7 +14,11 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the server is an extra: '.[serve]'")
 
-from openglm.serve.connection import most_connections
+import h11
+
+from openglm.serve import burst
+from openglm.serve.burst import Burst
+from openglm.serve.connection import Framing, most_connections
 from openglm.serve.server import Server, bind
 
 LIMIT_SECONDS = 0.15
@@ -143,3 +147,65 @@ def test_files_bound_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     for files, most in ((1024, 768), (1 << 20, 4096), (resource.RLIM_INFINITY, 4096)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, files=files: (files, files))
         assert most_connections() == most
+
+
+class _Transport:
+    """Notes what is done to it."""
+
+    def __init__(self) -> None:
+        self.done: list[bytes | str] = []
+
+    def write(self, data: bytes) -> None:
+        self.done.append(data)
+
+    def close(self) -> None:
+        self.done.append("closed")
+
+    def is_closing(self) -> bool:
+        return "closed" in self.done
+
+
+def test_what_one_turn_writes_is_sent_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each token costs a call of the system, bytes change places, or the last are lost."""
+    monkeypatch.setattr(burst, "MOST_BYTES", 10)
+
+    async def run() -> list[bytes | str]:
+        transport = _Transport()
+        burst: Any = Burst(transport)  # type: ignore[arg-type]
+        burst.write(b"one ")
+        burst.write(b"two ")
+        assert transport.done == []
+        await asyncio.sleep(0)
+        burst.write(b"three ")
+        await asyncio.sleep(0)
+        assert transport.done == [b"one two ", b"three "]
+        burst.write(b"more than is kept ")
+        assert transport.done[2:] == [b"more than is kept "]
+        burst.write(b"the end")
+        burst.close()
+        assert burst.is_closing()
+        await asyncio.sleep(0)
+        return transport.done[3:]
+
+    assert asyncio.run(run()) == [b"the end", "closed"]
+
+
+def test_pieces_are_framed_as_by_h11() -> None:
+    """A stream is not what h11 would send, or goes on behind its end."""
+
+    def sent(conn: h11.Connection, request: bytes) -> list[bytes]:
+        conn.receive_data(request)
+        assert [type(conn.next_event()) for _ in range(2)] == [h11.Request, h11.EndOfMessage]
+        data = [h11.Data(data=piece) for piece in (b"one", b"", b"x" * 1000, b"two")]
+        found = [
+            bytes(conn.send(event) or b"")
+            for event in (h11.Response(status_code=200, headers=[]), *data, h11.EndOfMessage())
+        ]
+        with pytest.raises(h11.LocalProtocolError):
+            conn.send(data[0])
+        return found
+
+    for version in (b"1.0", b"1.1"):
+        request = REQUEST.replace(b"1.1", version)
+        expected = sent(h11.Connection(h11.SERVER), request)
+        assert sent(Framing(h11.SERVER), request) == expected

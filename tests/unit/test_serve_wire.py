@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the server is an extra: '.[serve]'")
 
 from openglm.serve import wire
-from openglm.serve.wire import PING, EventResponse
+from openglm.serve.wire import PING, TEXT, EventResponse, Mould, event
 
 SCOPE = {"type": "http", "asgi": {"spec_version": "2.3"}}
 
@@ -78,3 +78,14 @@ def test_a_client_that_leaves_closes_the_stream():
 
     asyncio.run(run())
     assert order == ["closed", "ended"]
+
+
+def test_a_mould_writes_what_the_event_would_be():
+    """The texts of a stream are not what its other events are, or a text can end its event."""
+
+    def value(text: str) -> dict[str, object]:
+        return {"id": "x", "choices": [{"index": 0, "text": text, "logprobs": None}], "n": 1.5}
+
+    mould = Mould(value(TEXT))
+    for text in ("", " river", '"\\\n\r\x00\x85\u2028', "中😀", "%s {text}", "}]}\n\n"):
+        assert mould(text) == event(value(text))

@@ -22,6 +22,7 @@ from openglm.language_model import LanguageModel
 from openglm.log import logger
 from openglm.serve import background, bigmodel, legacy, openai, status
 from openglm.serve.access import Locked, check_routes
+from openglm.serve.crowd import Crowd
 from openglm.serve.database import Database
 from openglm.serve.document import BigModelError, OpenAIError, errors
 from openglm.serve.errors import (
@@ -38,7 +39,7 @@ from openglm.serve.invalid import invalid_body
 from openglm.serve.jobs import Jobs
 from openglm.serve.keys import KeyStore
 from openglm.serve.known import Known
-from openglm.serve.limits import Limits
+from openglm.serve.limits import LimitReached, Limits
 from openglm.serve.metrics import Metrics
 from openglm.serve.models import Models
 from openglm.serve.record import path_of, record_of
@@ -116,7 +117,8 @@ def create_app(
     for kind in (OpenGLMError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
     check_routes(app.routes)
-    locked = Locked(app, keys, _refuse_stranger)
+    crowd = Crowd(app, lambda: app.state.service.limits, _refuse_caller)
+    locked = Locked(crowd, keys, _refuse_caller)
     door = None if chosen.web_path is None else _door(locked, keys, chosen.web_path)
     return Guard(door or locked, chosen.guard, _refuse)
 
@@ -184,8 +186,8 @@ def _methods(path: str, routes: Sequence[Any]) -> list[str]:
     return sorted(set().union(*(route.methods or () for route in routes)))
 
 
-def _refuse_stranger(scope: Scope, error: AuthenticationFailed) -> Response:
-    """The answer to somebody without a key."""
+def _refuse_caller(scope: Scope, error: AuthenticationFailed | LimitReached) -> Response:
+    """The answer to somebody without a key, or for whom there is no place."""
     return error_response(scope["path"], as_serve_error(error))
 
 

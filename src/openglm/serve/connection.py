@@ -1,5 +1,7 @@
 """`Connection`: one of a bounded number, which does not wait for a request for ever.
 
+What is written to it goes out in bursts; see `Burst`.
+
 uvicorn ends a connection that is idle behind an answer, but no other. Its `limit_concurrency` is
 left alone: it refuses requests of those who have a key because of connections of those who have
 none, and closes none of these.
@@ -8,11 +10,13 @@ none, and closes none of these.
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from openglm.log import logger
+from openglm.serve.burst import Burst
 
 HEADER_SECONDS = 30.0
 """From the begin of a connection, or of a further request on it, to the end of the headers.
@@ -20,10 +24,27 @@ HEADER_SECONDS = 30.0
 A phone at the edge of its network sends 16 kB in that time; browsers, which open connections in
 advance, open others when these have gone.
 """
+HEADER_BYTES = 1 << 16
+"""Of a request, that h11 reads at most; the guard allows fewer, and says so in its answer."""
 MOST_CONNECTIONS = 4096
 """Far above what the engine and its queue can have in work."""
 FILES_BESIDE = 4
 """Of the files that the process may have open, one of so many is kept for other things."""
+
+
+class Framing(h11.Connection):
+    """Frames the pieces of a stream itself; h11 would look up states that do not change."""
+
+    _is_chunked = False
+
+    def send(self, event: h11.Event) -> bytes | None:  # type: ignore[override]
+        """See h11."""
+        if type(event) is h11.Data and event.data and self._is_chunked:
+            return b"%x\r\n%b\r\n" % (len(event.data), event.data)
+        found = super().send(event)
+        head = found.lower() if found and type(event) is h11.Response else b""
+        self._is_chunked = b"\r\ntransfer-encoding: chunked\r\n" in head
+        return found
 
 
 class Connection(H11Protocol):
@@ -31,9 +52,13 @@ class Connection(H11Protocol):
 
     _patience: asyncio.TimerHandle | None = None
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conn = Framing(h11.SERVER, HEADER_BYTES)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to wait for the first request."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, Burst(transport)))
         if len(self.connections) > most_connections():
             logger.warning("a connection was refused: %d are open", len(self.connections) - 1)
             transport.abort()

@@ -220,8 +220,7 @@ class Limits:
         own = self.settings
         rate = identity.requests_per_minute or own.requests_per_minute
         concurrency = identity.concurrency or own.concurrency
-        if self.waiting >= own.queue:
-            raise LimitReached("queue", own.queue, SOON_SECONDS)
+        self.check_queue()
         if account.active >= concurrency:
             raise LimitReached("concurrency", concurrency, SOON_SECONDS)
         self._check_tokens(day, tokens)
@@ -234,6 +233,15 @@ class Limits:
             raise LimitReached("rate", rate, leaves + MINUTE_SECONDS - clock)
         account.times.append(clock)
         return Admission(self, identity.key_id, account, day, tokens)
+
+    def check_queue(self) -> None:
+        """Whether one more may wait for the engine.
+
+        Raises:
+            LimitReached: none may.
+        """
+        if self.waiting >= self.settings.queue:
+            raise LimitReached("queue", self.settings.queue, SOON_SECONDS)
 
     async def admit_later(self, identity: Identity, tokens: int) -> Admission:
         """Lets in what nobody waits for, once its turn has come: only its tokens are limited.

@@ -110,7 +110,6 @@ class Server(uvicorn.Server):
                 access_log=False,  # `Record` says more, without the query string
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                h11_max_incomplete_event_size=1 << 16,
             )
         )
 

@@ -57,8 +57,8 @@ async def _events(found: ChatAnswer, written: V4Completion) -> AsyncGenerator[by
         async with aclosing(found.pieces()) as pieces:
             async for piece in pieces:
                 for index in written.places(piece.index):
-                    for chunk in written.chunks(piece, index):
-                        yield event(chunk)
+                    for one in written.events(piece, index):
+                        yield one
     except Exception as error:
         yield event(written.broken_off())
         yield event(bigmodel_body(as_serve_error(error)))

@@ -60,8 +60,8 @@ async def _events(
                     if index not in begun:
                         begun.add(index)
                         yield event(written.chunk(index, {"role": "assistant", "content": ""}))
-                    for chunk in written.chunks(piece, index):
-                        yield event(chunk)
+                    for one in written.events(piece, index):
+                        yield one
         if wants_usage:
             yield event(written.frame("chat.completion.chunk", []) | usage(found.usage))
     except Exception as error:

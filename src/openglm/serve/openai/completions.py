@@ -23,7 +23,7 @@ from openglm.serve.openai.requests import CompletionRequest
 from openglm.serve.openai.text_logprobs import Offsets, logprobs, start_of
 from openglm.serve.runner import Place
 from openglm.serve.service import Call, Errand, call
-from openglm.serve.wire import DONE, event, new_id
+from openglm.serve.wire import DONE, TEXT, Mould, event, new_id
 from openglm.serve.writing import Part, Writing
 
 router = APIRouter()
@@ -88,8 +88,8 @@ async def _events(texts: Texts) -> AsyncGenerator[bytes, None]:
             yield event(chunk)
         async with aclosing(texts.writing.parts()) as parts:
             async for part in parts:
-                for chunk in texts.chunks(part):
-                    yield event(chunk)
+                for one in texts.events(part):
+                    yield one
         if texts.body.wants_usage:
             yield event(texts.frame([]) | usage(texts.writing.usage))
     except Exception as error:
@@ -129,6 +129,7 @@ class Texts:
         self.created = int(time.time())
         self.drafts = [Draft() for _ in writing.asked]
         self.offsets = [Offsets() for _ in writing.asked]
+        self.moulds: dict[int, list[Mould]] = {}  # of completions, for texts and nothing else
 
     def frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """The object around choices, whole or of a chunk."""
@@ -176,11 +177,14 @@ class Texts:
             if draft.text:
                 yield from self._said(index, draft)
 
-    def chunks(self, part: Part) -> Iterator[dict[str, Any]]:
+    def events(self, part: Part) -> Iterator[bytes]:
         """What a part says."""
-        if part.text or part.finish_reason:
+        if part.logprobs or part.finish_reason:
             said = Draft(part.text, list(part.logprobs), finish_reason=part.finish_reason)
-            yield from self._said(part.index, said)
+            return map(event, self._said(part.index, said))
+        if part.index not in self.moulds:
+            self.moulds[part.index] = [Mould(one) for one in self._said(part.index, Draft(TEXT))]
+        return (mould(part.text) for mould in self.moulds[part.index] if part.text)
 
     def _said(self, index: int, said: Draft) -> Iterator[dict[str, Any]]:
         """Chunks of all choices that stand for completion `index`."""

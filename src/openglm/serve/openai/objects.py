@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from openglm.chat.streaming import CallPiece, ReplyPiece
 from openglm.results import TokenLogprob
 from openglm.serve.chat_call import ChatAnswer, ChatPiece
-from openglm.serve.wire import new_id
+from openglm.serve.wire import TEXT, Mould, event, new_id
 from openglm.serve.writing import Usage
 
 REASONS = {"deadline": "length"}
@@ -47,6 +47,7 @@ class Completion:
     created: int = field(default_factory=lambda: int(time.time()))
     drafts: dict[int, Draft] = field(default_factory=dict)
     call_ids: dict[tuple[int, int], str] = field(default_factory=dict)
+    moulds: dict[int, Mould] = field(default_factory=dict)
 
     def frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """The object around choices."""
@@ -107,6 +108,15 @@ class Completion:
                 }
             )
         return self.frame("chat.completion", choices) | usage(used)
+
+    def events(self, piece: ChatPiece, index: int) -> Iterator[bytes]:
+        """Events of a stream that say what a piece says."""
+        texts = [part for part in piece.pieces if isinstance(part, str)]
+        if piece.logprobs or piece.finish_reason or len(texts) < len(piece.pieces):
+            return map(event, self.chunks(piece, index))
+        if index not in self.moulds:
+            self.moulds[index] = Mould(self.chunk(index, {"content": TEXT}))
+        return map(self.moulds[index], texts)
 
     def chunks(self, piece: ChatPiece, index: int) -> list[dict[str, Any]]:
         """Chunks of a stream that say what a piece says."""

@@ -22,6 +22,9 @@ NAMES = {"en": "English", "zh": "中文"}
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans CJK SC", "sans-serif"]
 MONOSPACE = ["ui-monospace", "SFMono-Regular", "Noto Sans Mono", "monospace"]
 """Of the reader's own machine: nothing is fetched."""
+POLL_SECONDS = 0.05
+"""How soon a click is seen. Gradio looks a thousand times a second, on the page in each language
+and whether anybody has it open, in the event loop that sends every token."""
 CSS = Path(__file__).with_name("page.css")
 
 
@@ -107,6 +110,7 @@ def _blocks(desk: Desk, language: str, root: str) -> gr.Blocks:
             desk.renewal.follow(change.then)
     # Limits decide how many calls run, not the queue of the page.
     blocks.queue(default_concurrency_limit=None, api_open=False)
+    blocks._queue.sleep_when_free = POLL_SECONDS
     found: gr.Blocks = blocks
     return found
 
