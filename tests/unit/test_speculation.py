@@ -46,6 +46,18 @@ def test_a_right_draft_forgives_earlier_ones():
     assert guesses == [0, 3, 12, 13, 16, 25]
 
 
+def test_a_wide_guess_that_fails_becomes_narrower_first():
+    """A draft model that is right nine times out of ten is silenced whenever it is not."""
+    drafter = LookupDrafter(8)
+    text = [*range(5), *range(4)]  # five tokens agree: that may be chance
+    widths = []
+    for right in (True, True, False, False, True):
+        proposed = drafter.propose([*text, *range(50, 60), *text, 4], 1, 8)
+        widths.append(len(proposed))
+        drafter.learn(len(proposed), len(proposed) * right)
+    assert widths == [1, 2, 4, 2, 0]
+
+
 def test_what_agrees_longest_is_copied():
     """An edited copy repeats its own new lines: the latest place leads away from the original."""
     drafter = LookupDrafter(1)

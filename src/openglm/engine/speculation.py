@@ -23,6 +23,8 @@ from openglm.model import Transformer
 PAUSES = (2, 8, 32, 128)
 """Steps without a guess after guesses that failed, once, twice, ... in a row. Text that never
 repeats itself is guessed at in 4 of its first 50 steps and in 1 of 129 behind them."""
+NARROW = 2
+"""Tokens of a guess whose failure says that guessing does not pay now."""
 CANDIDATES = 64
 """Places looked at where the last two tokens stood before, the latest first."""
 LONGEST = 16
@@ -35,7 +37,8 @@ class Drafter(ABC):
     """Guesses for one request; `most` tokens at a time, 0 = never.
 
     One token is guessed at first; a width that was accepted whole doubles. When less than half is
-    accepted, it halves, and no more is guessed for a while, unless a drafter is sure.
+    accepted, it halves. If that was narrow already, no more is guessed for a while, unless a
+    drafter is sure: a wide guess fails at its end even where most tokens are right.
     """
 
     def __init__(self, most: int) -> None:
@@ -65,8 +68,9 @@ class Drafter(ABC):
         """Adapts to how many of the proposed tokens were right."""
         if 2 * accepted < proposed:
             self._width = max(1, self._width // 2)
-            self._pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
-            self._failures += 1
+            if proposed <= NARROW:
+                self._pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
+                self._failures += 1
         elif accepted == proposed:
             self._width = min(2 * self._width, self.most)
             self._failures = 0
