@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import random
 
-from openglm.engine.speculation import LookupDrafter
+import pytest
+
+from openglm.engine.speculation import Drafter, LookupDrafter
 
 
 def test_drafts_continue_what_stood_before():
     """What is guessed is not what followed the same tokens earlier."""
     drafter = LookupDrafter(4)
-    for guess in ([4], [4, 9], [4, 9, 1, 2], [4, 9, 1, 2]):
+    for guess in ([4], [4, 9, 1], [4, 9, 1, 2], [4, 9, 1, 2]):
         assert drafter.propose([1, 2, 3, 4, 9, 1, 2, 3], 1, 8) == guess
         drafter.learn(len(guess), len(guess))
     assert drafter.propose([1, 2, 3, 4, 9, 1, 2, 3, 4, 9], 1, 1) == [1]
@@ -46,16 +48,37 @@ def test_a_right_draft_forgives_earlier_ones():
     assert guesses == [0, 3, 12, 13, 16, 25]
 
 
-def test_a_wide_guess_that_fails_becomes_narrower_first():
-    """A draft model that is right nine times out of ten is silenced whenever it is not."""
-    drafter = LookupDrafter(8)
-    text = [*range(5), *range(4)]  # five tokens agree: that may be chance
+class Coin(Drafter):
+    """Guesses that are right by chance."""
+
+    def forget(self):
+        """Nothing is held."""
+
+    def _guess(self, tokens, passes, limit):
+        return [0] * limit
+
+
+@pytest.mark.parametrize(
+    ("chance", "fewest", "widest"), [(0.0, 1.0, 1), (0.3, 1.0, 1), (0.6, 1.4, 4), (0.9, 3.0, 8)]
+)
+def test_widths_follow_how_often_guesses_are_right(chance, fewest, widest):
+    """A draft model that is right nine times out of ten falls silent whenever it is not.
+
+    Or one that is hardly ever right guesses far ahead all the time.
+    """
+    drafter, draw = Coin(8), random.Random(0)
+    steps = written = wasted = 0
     widths = []
-    for right in (True, True, False, False, True):
-        proposed = drafter.propose([*text, *range(50, 60), *text, 4], 1, 8)
-        widths.append(len(proposed))
-        drafter.learn(len(proposed), len(proposed) * right)
-    assert widths == [1, 2, 4, 2, 0]
+    while written < 2000:
+        width = len(drafter.propose([], 1, 100))
+        right = next((i for i in range(width) if draw.random() >= chance), width)
+        if width:
+            drafter.learn(width, right)
+        steps, written, wasted = steps + 1, written + right + 1, wasted + width - right
+        widths.append(width)
+    assert written / steps >= fewest
+    assert wasted < (0.03 if chance == 0 else 0.5) * written
+    assert sorted(widths)[int(0.95 * steps)] <= widest
 
 
 def test_what_agrees_longest_is_copied():
