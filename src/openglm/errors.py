@@ -51,6 +51,10 @@ class UsageError(OpenGLMError):
     exit_code = 2
 
 
+class NotEnoughMemory(UsageError):
+    """A model that would not fit into the memory that is free."""
+
+
 class ConfigError(OpenGLMError):
     """A model or run configuration that is unknown, incomplete or contradictory."""
 

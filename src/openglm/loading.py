@@ -8,10 +8,16 @@ from typing import Any
 import torch
 
 from openglm.adapters.prefix import load_prefix
-from openglm.checkpoints import describe_checkpoint, load_checkpoint, load_random
+from openglm.checkpoints import (
+    describe_checkpoint,
+    load_random,
+    load_source,
+    open_checkpoint,
+)
 from openglm.compiled.transform import can_compile, compiled
 from openglm.config import ModelConfig
 from openglm.errors import UnknownTokenizerError, UsageError
+from openglm.headroom import check_memory, dtype_name
 from openglm.home import find_model
 from openglm.kernels.cpu import module
 from openglm.language_model import LanguageModel
@@ -64,10 +70,10 @@ def load(
         CheckpointError: see `openglm.checkpoints.load_checkpoint` and `load_prefix`.
         TokenizerError: damaged vocabulary files, or those of another revision than the weights.
         UsageError: unknown dtype or device, or options that random weights cannot have.
+        NotEnoughMemory: it would not fit, see `openglm.headroom`.
     """
     place = pick_device(device)
-    scheme = None if dtype == "auto" else parse_dtype_name(dtype)
-    kind = _dtype("auto" if scheme else dtype, place)
+    kind, scheme = dtype_of_weights(dtype, place)
     if activations not in ACTIVATIONS:
         raise UsageError(
             f"unknown activations {activations!r}", hint=f"one of {', '.join(ACTIVATIONS)}"
@@ -75,12 +81,16 @@ def load(
     if random_weights:
         if tokenizer or description or exact_rotary or prefix:
             raise UsageError("random_weights goes with name, dtype and device only")
-        config = _architecture(str(name))
-        network = load_random(config, kind or torch.bfloat16, place, scheme)
+        config, kind = _architecture(str(name)), kind or torch.bfloat16
+        check_memory(str(name), config, dtype_name(kind, scheme), place)
+        network = load_random(config, kind, place, scheme)
         network = _for_kernels(network, dtype, activations, scheme)
         return LanguageModel(network, None, f"{name} (random weights)")
     folder = find_model(str(name))
-    loaded = load_checkpoint(folder, kind, place, description, exact_rotary, scheme)
+    source = open_checkpoint(folder, description, exact_rotary)
+    stays = dtype_name(kind or source.stored_dtype, source.scheme or scheme)
+    check_memory(str(name), source.config, stays, place)
+    loaded = load_source(source, kind, place, scheme)
     network = loaded.model
     if prefix is not None:
         network.prefix = load_prefix(Path(prefix), loaded.config)
@@ -145,8 +155,13 @@ def parse_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype | None:
-    """What weights become; None = as stored. Plain torch on a CPU needs float32 to compute in."""
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" and module() is None else None
-    return parse_dtype(name)
+def dtype_of_weights(name: str, device: torch.device) -> tuple[torch.dtype | None, Scheme | None]:
+    """What weights become: floats of a dtype, None as stored; and how they are quantized, if so.
+
+    Plain torch on a CPU needs float32 to compute in.
+    """
+    scheme = None if name == "auto" else parse_dtype_name(name)
+    if scheme is None and name != "auto":
+        return parse_dtype(name), None
+    in_plain_torch = device.type == "cpu" and module() is None
+    return torch.float32 if in_plain_torch else None, scheme

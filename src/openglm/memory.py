@@ -8,11 +8,13 @@ Groups have a scale each, and weights are filled up to whole groups and blocks o
 from __future__ import annotations
 
 from openglm.config import ModelConfig
-from openglm.errors import UsageError
+from openglm.errors import UsageError, suggest
 from openglm.scheme import EXAMPLES, Scheme, find_scheme
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number."""
+KV_DTYPES = ("auto", *WIDTHS, "int8")
+"""Of keys and values; int8 has a float32 scale for each token and head."""
 BLOCK_ROWS = 16
 """Rows of packed weights stand in blocks of so many, see `openglm.kernels.packing`: the lanes of 32
 bits in the widest vector register (AVX-512)."""
@@ -79,6 +81,21 @@ def cache_bytes(config: ModelConfig, num_tokens: int, width: float = KEPT_WIDTH)
     """Keys and values of one sequence: 2 * layers * key/value heads * head_dim per token."""
     per_token = 2 * config.num_cached_layers * config.kv_heads * config.head_dim
     return int(per_token * num_tokens * width)
+
+
+def cache_width(config: ModelConfig, kv_dtype: str, computed: int) -> float:
+    """Bytes of a cached number, its share of a scale included.
+
+    Args:
+        config: the architecture.
+        kv_dtype: one of `KV_DTYPES`.
+        computed: bytes of a number that is computed with, which auto is.
+    """
+    if kv_dtype not in KV_DTYPES:
+        raise UsageError(f"unknown kv_dtype {kv_dtype!r}", hint=suggest(kv_dtype, KV_DTYPES))
+    if kv_dtype == "int8":
+        return 1 + WIDTHS["float32"] / config.head_dim
+    return WIDTHS.get(kv_dtype, computed)
 
 
 def streamed_bytes(config: ModelConfig, dtype: str, kept_width: int = KEPT_WIDTH) -> int:

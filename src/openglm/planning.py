@@ -19,6 +19,7 @@ from openglm.memory import (
     ROWS_AT_ONCE,
     WIDTHS,
     cache_bytes,
+    cache_width,
     parse_dtype_name,
     prefill_bytes,
     saved_bytes,
@@ -110,6 +111,7 @@ def plan_inference(
     num_devices: int = 1,
     available: float | None = None,
     is_compiled: bool = True,
+    kv_dtype: str = "auto",
 ) -> Plan:
     """The memory of generating.
 
@@ -122,9 +124,10 @@ def plan_inference(
         num_devices: tensor-parallel degree; attention heads are shared out.
         available: bytes of each device.
         is_compiled: on the compiled kernels, which need no mask, and no floats of integer weights.
+        kv_dtype: of keys and values; one of `KV_DTYPES`.
 
     Raises:
-        UsageError: unknown dtype, too long a context, a degree that does not divide the heads.
+        UsageError: unknown dtypes, too long a context, a degree that does not divide the heads.
     """
     is_quantized = parse_dtype_name(dtype) is not None
     context = _context(config, context)
@@ -134,7 +137,8 @@ def plan_inference(
     weights = weight_bytes(config, dtype, kept_width)
     width = 4 if on_kernels else kept_width  # of what is computed
     kv_heads = max(config.kv_heads // num_devices, 1)
-    cache = cache_bytes(config, context, width) * batch_size * kv_heads // config.kv_heads
+    held = cache_width(config, kv_dtype, width)
+    cache = cache_bytes(config, context, held) * batch_size * kv_heads // config.kv_heads
     at_once = READ_AT_ONCE_COMPILED if on_kernels else READ_AT_ONCE
     piece = min(context, at_once) if config.is_causal else context
     masked = 0 if on_kernels else context
@@ -150,7 +154,8 @@ def plan_inference(
         Part(
             "keys and values",
             cache,
-            f"{batch_size} x {context:,} tokens x {cache // (batch_size * context):,} bytes",
+            f"{batch_size} x {context:,} tokens x {cache // (batch_size * context):,} bytes"
+            f"{f' in {kv_dtype}' * (kv_dtype != 'auto')}",
         ),
         Part(
             "activations",

@@ -69,7 +69,7 @@ FLAGS = {
         "--verify",
         "--json",
     },
-    "plan": {"--gpus", "--context", "--batch", "--dtype", "--train", "--json"},
+    "plan": {"--gpus", "--context", "--batch", "--dtype", "--kv-dtype", "--train", "--json"},
     "bench": {
         "--random-weights",
         "--prompt-tokens",

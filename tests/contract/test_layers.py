@@ -30,6 +30,7 @@ LAYERS = {
     "quant": 4,
     "compiled": 4,
     "data": 5,
+    "headroom": 5,
     "engine": 5,
     "results": 5,
     "transcript": 6,

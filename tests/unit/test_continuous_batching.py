@@ -22,7 +22,6 @@ from openglm.engine.paged_cache import KV_DTYPES
 from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import causal_prompt
 from openglm.engine.request import HEAD_START
-from openglm.engine.speculation import LookupDrafter
 from openglm.errors import RequestError
 from openglm.kernels.cpu import module
 from openglm.language_model import LanguageModel
@@ -313,45 +312,6 @@ def test_longest_requests_fit_exactly():
             assert_same_steps(request.steps, alone(name, (prompt, params)))
             break
         assert pages < len(sizes)
-
-
-# ------------------------------------------------------------------ guesses
-
-
-def test_drafts_continue_what_stood_before():
-    """What is guessed is not what followed the same tokens earlier."""
-    drafter = LookupDrafter(4)
-    for guess in ([4], [4, 9], [4, 9, 1, 2], [4, 9, 1, 2]):
-        assert drafter.propose([1, 2, 3, 4, 9, 1, 2, 3], 1, 8) == guess
-        drafter.learn(len(guess), len(guess))
-    assert drafter.propose([1, 2, 3, 4, 9, 1, 2, 3, 4, 9], 1, 1) == [1]
-    assert drafter.propose([5, 9, 1, 7], 2, 8) == []  # another text
-    assert LookupDrafter(0).propose([1, 2, 1, 2, 1, 2], 1, 8) == []
-
-
-def test_drafts_that_fail_become_rare():
-    """Text that repeats itself by chance only is slowed down by guesses."""
-    drafter = LookupDrafter(8)
-    tokens = [1, 2, 3] * 3
-    guesses = []
-    for step in range(1000):
-        proposed = drafter.propose(tokens, 1, 8)
-        if proposed:
-            drafter.learn(len(proposed), 0)
-            guesses.append((step, len(proposed)))
-    assert guesses == [(step, 1) for step in (0, 3, 12, 45, 174, 303, 432, 561, 690, 819, 948)]
-
-
-def test_a_right_draft_forgives_earlier_ones():
-    """After some guesses that failed, a text that begins to repeat itself is guessed no more."""
-    drafter = LookupDrafter(8)
-    guesses = []
-    for step in range(40):
-        proposed = drafter.propose([1, 2, 3] * 3, 1, 1)
-        if proposed:
-            drafter.learn(1, len(guesses) == 2)
-            guesses.append(step)
-    assert guesses == [0, 3, 12, 13, 16, 25]
 
 
 # ------------------------------------------------------------------ through the model

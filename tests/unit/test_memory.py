@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from openglm.memory import cache_bytes, streamed_bytes, weight_bytes
+from openglm.engine.paged_cache import page_bytes
+from openglm.kernels.paged_attention import PAGE_TOKENS
+from openglm.memory import KV_DTYPES, cache_bytes, cache_width, streamed_bytes, weight_bytes
 from openglm.model import build
 from openglm.nn.cache import KVCache
 from openglm.quant.transform import quantized
@@ -63,6 +65,17 @@ def test_groups_against_their_network(name, dtype):
         if not n.startswith(looked_up)
     )
     assert streamed_bytes(config, dtype) == sum(streamed)
+
+
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
+def test_cached_numbers_take_what_pages_do(kv_dtype):
+    """A plan says that a context fits which the engine refuses, or the other way round."""
+    config = preset("chatglm2-6b").model
+    held = {name: getattr(torch, name) for name in KV_DTYPES if name != "auto"} | {
+        "auto": torch.bfloat16
+    }
+    planned = cache_bytes(config, PAGE_TOKENS, cache_width(config, kv_dtype, 2))
+    assert planned == page_bytes(config, held[kv_dtype])
 
 
 def test_eight_thousand_tokens_in_six_gigabytes():

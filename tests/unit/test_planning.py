@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from helpers_models import NETWORKS, tiny_config
+from openglm.cli.main import _run
 from openglm.errors import UsageError
 from openglm.memory import saved_bytes, streamed_bytes, weight_bytes
 from openglm.model import build
@@ -115,6 +118,25 @@ def test_bad_requests():
         plan_training(config, "magic", "bfloat16")
     with pytest.raises(UsageError, match="full training of int4"):
         plan_training(config, "full", "int4")
+
+
+def test_keys_and_values_of_another_dtype(capsys):
+    """`glm plan` says nothing of the option that `glm serve` has."""
+    found = {}
+    for kv_dtype in ("float32", "bfloat16", "int8"):
+        words = ["plan", "chatglm2-6b", "--context", "8192", "--kv-dtype", kv_dtype]
+        assert _run([*words, "--json"], False) == 0
+        plan = json.loads(capsys.readouterr().out)
+        assert plan["kv_dtype"] == kv_dtype
+        found[kv_dtype] = plan["parts"]["keys and values"]
+        assert _run(words, False) == 0
+        assert f"bytes in {kv_dtype}" in capsys.readouterr().out
+    assert found["float32"] == 2 * found["bfloat16"] == 8192 * 57_344
+    assert found["int8"] == 8192 * 28 * 2 * 2 * (128 + 4)
+    assert _run(["plan", "chatglm2-6b", "--kv-dtype", "int4"], False) == 2
+    assert "unknown kv_dtype 'int4'" in capsys.readouterr().err
+    assert _run(["plan", "chatglm2-6b", "--kv-dtype", "int8", "--train", "lora"], False) == 2
+    assert "has no effect on --train" in capsys.readouterr().err
 
 
 def test_a_batch_is_trained_with_its_tokens():

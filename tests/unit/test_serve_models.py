@@ -15,9 +15,9 @@ import pytest
 pytest.importorskip("fastapi", reason="the server is an extra: '.[serve]'")
 
 import openglm
+from openglm import headroom
 from openglm.errors import CheckpointError
 from openglm.language_model import LanguageModel
-from openglm.serve import fitting
 from openglm.serve.background.errands import V4_CHAT, run
 from openglm.serve.errors import ServeError, UnknownModel
 from openglm.serve.known import Known, NotLoaded
@@ -237,15 +237,15 @@ def test_the_memory_of_a_model_is_known_beforehand(
     model = openglm.load("mini", device="cpu", dtype=dtype)
     weights = sum(tensor.nbytes for tensor in model.network.state_dict().values())
     cache = 1 << 29
-    monkeypatch.setattr(fitting, "available_bytes", lambda: cache + weights // 2)
+    monkeypatch.setattr(headroom, "available_bytes", lambda: cache + weights // 2)
     with pytest.raises(
         ServeError, match=r"'mini' takes 0\.\d GB of memory, and 0\.\d GB are free"
     ) as no:
         check()
     assert no.value.retry_after
-    monkeypatch.setattr(fitting, "available_bytes", lambda: cache + 2 * weights + (64 << 20))
+    monkeypatch.setattr(headroom, "available_bytes", lambda: cache + 2 * weights + (64 << 20))
     check()
-    monkeypatch.setattr(fitting, "available_bytes", lambda: None)  # the system does not say
+    monkeypatch.setattr(headroom, "available_bytes", lambda: None)  # the system does not say
     check()
 
 
@@ -258,12 +258,12 @@ def test_a_server_with_an_engine_that_stopped_says_when_to_ask_again() -> None:
     assert no.value.retry_after
 
 
-def test_a_model_that_does_not_fit_is_only_warned_of_at_the_start(
+def test_a_cache_that_does_not_fit_is_only_warned_of_at_the_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who starts a server that nobody uses yet cannot overrule an estimate."""
-    monkeypatch.setattr(fitting, "available_bytes", lambda: 1)
-    known = ModelTable(source="mini", device="cpu").known()
+    """A server that nobody uses yet does not start, for pages that may never be written to."""
+    monkeypatch.setattr(headroom, "available_bytes", lambda: 1 << 29)
+    known = ModelTable(source="mini", device="cpu", memory_gib=1.0).known()
     known.prepare()
     assert "'mini' takes" in caplog.text
     assert known.take() is not known.take()  # nothing is kept

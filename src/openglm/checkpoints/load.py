@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openglm.checkpoints.random import RandomQuantizedWeights, RandomWeights
-from openglm.checkpoints.source import naming, open_checkpoint
+from openglm.checkpoints.source import Source, naming, open_checkpoint
 from openglm.config import ModelConfig
 from openglm.errors import CheckpointError
 from openglm.model import Transformer, build
@@ -65,8 +65,17 @@ def load_checkpoint(
     Raises:
         CheckpointError: see `open_checkpoint`; or the files are quantized otherwise.
     """
-    source = open_checkpoint(folder, description, exact_rotary)
-    with naming(folder):
+    return load_source(open_checkpoint(folder, description, exact_rotary), dtype, device, scheme)
+
+
+def load_source(
+    source: Source,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    scheme: Scheme | None = None,
+) -> Loaded:
+    """Loads what is open already; see `load_checkpoint`."""
+    with naming(source.folder):
         if source.scheme is not None and scheme not in (None, source.scheme):
             raise CheckpointError(
                 f"the weights are quantized, {source.scheme.name}, and cannot be brought to "
@@ -83,7 +92,7 @@ def load_checkpoint(
     return Loaded(
         model,
         source.config,
-        folder,
+        source.folder,
         source.layout,
         source.token_ids,
         source.stored_dtype,

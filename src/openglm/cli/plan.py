@@ -36,6 +36,15 @@ def plan(
             help=say("float32, bfloat16, float16, int8, int4, int4-g64 ...", "数值类型。")
         ),
     ] = None,
+    kv_dtype: Annotated[
+        str,
+        typer.Option(
+            help=say(
+                "Of keys and values: float32, bfloat16, float16, int8; auto = as computed.",
+                "键值缓存的数值类型：float32、bfloat16、float16、int8；auto 与计算相同。",
+            )
+        ),
+    ] = "auto",
     train: Annotated[
         str | None, typer.Option(help=say("full, lora, ptuning.", "训练方法。"))
     ] = None,
@@ -58,7 +67,14 @@ def plan(
     floats = "bfloat16" if is_compiled else "float32"
     chosen = dtype or origin.get("quantization") or floats
     if train is None:
-        found = plan_inference(config, chosen, context, batch, device, count, room, is_compiled)
+        found = plan_inference(
+            config, chosen, context, batch, device, count, room, is_compiled, kv_dtype
+        )
+    elif kv_dtype != "auto":
+        raise UsageError(
+            f"--kv-dtype {kv_dtype} has no effect on --train: training caches nothing",
+            hint="leave it out",
+        )
     elif count > 1:
         raise UsageError("--train is planned for one device", hint="leave out the number of GPUs")
     elif train == "full" and (dtype or "quantization" in origin):
@@ -67,7 +83,13 @@ def plan(
         )
     else:
         found = plan_training(config, train, chosen, context, batch, device, room)
-    facts = {"model": model, "dtype": chosen, "devices": count, "train": train}
+    facts = {
+        "model": model,
+        "dtype": chosen,
+        "kv_dtype": kv_dtype,
+        "devices": count,
+        "train": train,
+    }
     if json:
         print_json(facts | _facts(found))
         return
