@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ class Preset:
         objective: pretraining objectives.
         model: the architecture.
         hub: where its files are.
+        trained_tokens: length of the longest texts that it was trained on, where its positions go
+            further; None = as far as they go.
         task_masks: trained with `[sMASK]` and `[gMASK]` besides `[MASK]`.
         aliases: other names, hub names among them.
     """
@@ -66,6 +69,7 @@ class Preset:
     objective: str
     model: ModelConfig
     hub: Published
+    trained_tokens: int | None = None
     task_masks: bool = True
     aliases: list[str] = field(default_factory=list)
 
@@ -79,6 +83,17 @@ def presets() -> dict[str, Preset]:
             values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
             found[path.name.removesuffix(".toml")] = parse(Preset, values, path.name)
     return dict(sorted(found.items(), key=lambda item: (item[1].parameters, item[0])))
+
+
+@cache
+def trained_on(config: ModelConfig) -> tuple[str, int] | None:
+    """Title and `trained_tokens` of a published model of this architecture that has any."""
+    names = ("rotary_compute", "rotary_frequencies")  # may be chosen otherwise than released
+    for known in presets().values():
+        rotary = {name: getattr(known.model, name) for name in names}
+        if known.trained_tokens and dataclasses.replace(config, **rotary) == known.model:
+            return known.title, known.trained_tokens
+    return None
 
 
 def find_preset(name: str) -> str | None:

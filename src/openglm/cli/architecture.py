@@ -42,4 +42,5 @@ def find_architecture(name: str) -> tuple[ModelConfig, dict[str, Any]]:
 def origin_of(preset: Any) -> dict[str, Any]:
     """What a preset says besides its architecture."""
     keys = ("title", "source", "licence", "tokenizer", "objective", "task_masks", "aliases")
-    return {key: getattr(preset, key) for key in keys}
+    longest = {"trained_tokens": preset.trained_tokens} if preset.trained_tokens else {}
+    return {key: getattr(preset, key) for key in keys} | longest

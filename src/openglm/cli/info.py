@@ -76,6 +76,9 @@ def _describe(name: str, as_json: bool) -> None:
     console.print(f"[bold]{escape(str(origin.get('title', name)))}[/]")
     for line in in_words(config):
         console.print(f"  {line}")
+    if (longest := origin.get("trained_tokens")) is not None:
+        words = f"trained on texts of up to {longest:,} tokens", f"训练文本至多 {longest:,} 个词元"
+        console.print(f"  {say(*words)}")
     for key in ("quantization", "tokenizer", "objective", "licence", "source"):
         if key in origin:
             console.print(f"  [dim]{key}:[/] {escape(str(origin[key]))}")

@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from openglm.config import ModelConfig
 from openglm.engine import beam_rules
 from openglm.engine.beam_rules import BeamRule
 from openglm.engine.conventions import Style, convention
 from openglm.errors import ContextOverflow, RequestError
+from openglm.log import logger
+from openglm.registry import trained_on
 from openglm.tokenizers import SpecialTokens, Tokenizer
 
 CANONICAL_MASK = "[MASK]"
@@ -50,6 +53,10 @@ class Prompt:
     beams: BeamRule | None = beam_rules.GLM
 
 
+SHORTEST_TRAINED = 2048
+"""No model whose positions go further was trained on shorter texts; asking reads all presets."""
+
+
 def check_text(text: object) -> str:
     """A text itself; `RequestError` for anything else: a list of texts is a loop of calls."""
     if not isinstance(text, str):
@@ -58,13 +65,30 @@ def check_text(text: object) -> str:
 
 
 def check_length(config: ModelConfig, num_tokens: int) -> None:
-    """Raises `RequestError` for a context of more tokens than the model has positions."""
+    """Raises `RequestError` for a context of more tokens than the model has positions.
+
+    Warns of one that is longer than the texts that the model was trained on.
+    """
     limit = config.max_position_embeddings
     if num_tokens > limit:
         raise ContextOverflow(
             f"the text has {num_tokens} tokens; this model reads at most {limit}",
             hint="shorten it",
         )
+    if num_tokens > SHORTEST_TRAINED and (trained := trained_on(config)) is not None:
+        title, longest = trained
+        if num_tokens > longest:
+            _warn_of_length(title, longest, limit)
+
+
+@cache
+def _warn_of_length(title: str, longest: int, limit: int) -> None:
+    """Says it once: a conversation has each of its tokens in all that follow."""
+    logger.warning(
+        "the text is longer than those that %s was trained on, %d tokens: it reads up to %d, but "
+        "answers may be worse",
+        *(title, longest, limit),
+    )
 
 
 def blank_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
