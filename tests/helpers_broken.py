@@ -198,6 +198,17 @@ def blames_itself(scope: Scope, message: Message) -> Message:
     return {**message, "status": 500} if wrong else message
 
 
+def keeps_everything(app: ASGIApp, key: str) -> ASGIApp:
+    """Remembers something of every call."""
+    kept = []
+
+    async def keeping(scope: Scope, receive: Receive, send: Send) -> None:
+        kept.append(b"x" * 500_000)
+        await app(scope, receive, send)
+
+    return keeping
+
+
 @answering
 def shows_its_inside(scope: Scope, message: Message) -> Message:
     """Answers what is wrong with the place in its source that found it."""

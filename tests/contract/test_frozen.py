@@ -130,7 +130,16 @@ FLAGS = {
     },
     "keys list": {"--database", "--json"},
     "keys revoke": {"--database", "--json"},
-    "attack": {"--key", "--other-key", "--model", "--only", "--log", "--any-host", "--json"},
+    "attack": {
+        "--key",
+        "--other-key",
+        "--model",
+        "--only",
+        "--log",
+        "--any-host",
+        "--full",
+        "--json",
+    },
     "pretrain": {"--run", "--resume", "--print-config", "--device", "--json"},
     "version": set(),
 }

@@ -17,6 +17,7 @@ import helpers_broken as broken
 import openglm
 from helpers_serve import scripted, serving
 from openglm.attacks import ATTACKS, Target, choose, launch, load
+from openglm.attacks.target import Counts
 from openglm.cli.main import _run
 from openglm.engine.constraint import GrammarCompiler
 from openglm.engine.engine import Engine
@@ -197,6 +198,13 @@ def test_places_that_are_never_free(models, monkeypatch):
         assert succeeds("R8", found, monkeypatch)
 
 
+def test_a_server_that_grows(models, monkeypatch):
+    """Memory leaks with every call, and the attack does not see it."""
+    monkeypatch.setattr(load, "GROWTH_BYTES", 1 << 25)
+    with target(models, "glm-4", around=broken.keeps_everything) as found:
+        assert succeeds("R13", found, monkeypatch)
+
+
 def test_a_cache_for_everybody(models, monkeypatch):
     """One user learns what another has asked, and the attack does not see it."""
     monkeypatch.setattr("openglm.engine.scheduler.root_key", lambda tenant: b"of all")
@@ -366,8 +374,23 @@ def test_rows_by_name():
         choose(["Z1"])
 
 
-def test_the_command(models, capsys):
+def test_the_counts_of_the_table(models, monkeypatch, capsys):
+    """`--full` tries as little as without, or cannot open so many connections."""
+    monkeypatch.setattr("openglm.attacks.FULL", Counts(streams=200, disconnects=9, mutations=9))
+    with serving({"glm-4": models["glm-4"]}, engine=SMALL) as (address, key):
+        asked = ["attack", address, "--key", key, "--only", "R8,R9", "--full", "--json"]
+        assert _run(asked, False) == 0
+        found = json.loads(capsys.readouterr().out)["attacks"]
+        assert [row["state"] for row in found] == ["withstood", "withstood"]
+        monkeypatch.setattr(load, "SPARE_FILES", 1 << 62)
+        assert _run(asked, False) == 0
+        found = json.loads(capsys.readouterr().out)["attacks"]
+        assert [row["state"] for row in found] == ["not applicable", "withstood"]
+
+
+def test_the_command(models, monkeypatch, capsys):
     """Scripts that watch a server get another exit code or document than was promised."""
+    monkeypatch.delenv("OPENGLM_OTHER_KEY", raising=False)
     with serving(models, engine=SMALL) as (address, key):
         only = "A10,A9-files"  # the second needs another key
         assert _run(["attack", address, "--key", key, "--only", only, "--json"], False) == 0

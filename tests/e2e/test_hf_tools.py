@@ -46,7 +46,9 @@ def folder(tmp_path, monkeypatch):
 
 def test_lm_eval_scores_what_the_model_says(folder, tmp_path):
     """The harness feeds other ids than it counts, or shifts the scores by a token."""
-    harness = pytest.importorskip("lm_eval")
+    harness = pytest.importorskip(
+        "lm_eval", reason="lm-eval is not installed (pip install lm-eval)"
+    )
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -81,7 +83,7 @@ def test_lm_eval_scores_what_the_model_says(folder, tmp_path):
 @pytest.mark.parametrize("kind", ["text", "messages", "completion"])
 def test_trl_fine_tunes(kind, with_lora, folder, tmp_path):
     """The trainer calls the model in a way that it does not know, or learns nothing."""
-    trl = pytest.importorskip("trl")
+    trl = pytest.importorskip("trl", reason="trl is not installed (pip install trl)")
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer

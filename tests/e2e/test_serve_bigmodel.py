@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx2
 import pytest
 
 import openglm
+from helpers_sdk import PACKAGES, python_with
 from helpers_serve import scripted, serving
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = {"zhipuai": ("zhipuai==2.1.5.20250825", "sniffio"), "zai": ("zai-sdk==0.2.3",)}
-"""Their requirements exclude each other; zhipuai does not name sniffio, which it imports."""
+PROGRAMS = Path(__file__).parents[1] / "clients"
 GAP = """###REFERENCE:
 ###PATH:other.py
 import math
@@ -57,20 +55,6 @@ def served(tmp_path_factory):
         yield *many, *few
 
 
-def python_with(sdk: str) -> Path:
-    """The interpreter of an environment with one of the SDKs, made if it is not there."""
-    folder = ROOT / f".venv-{sdk}"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", "pytest", *PACKAGES[sdk]]
-        done = subprocess.run(install, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"{sdk} cannot be installed here: {done.stderr[-200:]}")
-        (folder / "ready").touch()
-    return python
-
-
 @pytest.mark.parametrize("program", ["bigmodel.py", "bigmodel_suite.py"])
 @pytest.mark.parametrize("sdk", PACKAGES)
 def test_a_client(sdk, program, served):
@@ -79,7 +63,7 @@ def test_a_client(sdk, program, served):
     told = {f"OPENGLM_{name}": value for name, value in zip(names, served, strict=True)}
     options = ["-q", "-p", "no:cacheprovider", "--noconftest", "-c", os.devnull]
     done = subprocess.run(
-        [python_with(sdk), "-m", "pytest", *options, ROOT / "tests" / "clients" / program],
+        [python_with(sdk), "-m", "pytest", *options, PROGRAMS / program],
         env={**os.environ, **told, "OPENGLM_SDK": sdk, "PYTHONPATH": ""},
         capture_output=True,
         text=True,

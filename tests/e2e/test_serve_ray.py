@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-pytest.importorskip("ray", reason="replicas are an extra: '.[ray]'")
+pytest.importorskip("ray", reason="Ray is not installed (pip install '.[ray]')")
 
 import openglm
 

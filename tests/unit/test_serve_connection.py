@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -27,14 +27,15 @@ WITH_BODY = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n"
 
 
 async def _answer(scope: Any, receive: Any, send: Any) -> None:
-    """Answers, at /slow long after the limit; reads no body."""
+    """Answers, at /slow with half the answer long after the limit; reads no body."""
     if scope["type"] != "http":
         return
-    if scope["path"] == "/slow":
-        await asyncio.sleep(3 * LIMIT_SECONDS)
     headers = [(b"content-length", b"2")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"ok"})
+    await send({"type": "http.response.body", "body": b"o", "more_body": True})
+    if scope["path"] == "/slow":
+        await asyncio.sleep(3 * LIMIT_SECONDS)
+    await send({"type": "http.response.body", "body": b"k"})
 
 
 @contextmanager
@@ -61,12 +62,18 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
         yield found
 
 
-def _read(plug: socket.socket) -> bytes:
+def _read(plug: socket.socket, end: bytes = b"ok") -> bytes:
     """What comes until the end of an answer, or of the connection."""
     found = b""
-    while not found.endswith(b"\r\n\r\nok") and (piece := plug.recv(1000)):
+    while not found.endswith(end) and (piece := plug.recv(1)):
         found += piece
     return found
+
+
+def _ask_slowly(plug: socket.socket) -> None:
+    """Has a request in work on a connection."""
+    plug.sendall(REQUEST.replace(b"/ ", b"/slow "))
+    assert _read(plug, b"\r\n\r\no")
 
 
 def _is_answered(address: tuple[str, int]) -> bool:
@@ -132,13 +139,30 @@ def test_more_connections_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
             open_.enter_context(socket.create_connection(address, timeout=10)) for _ in range(2)
         ]
         for plug in plugs:
+            _ask_slowly(plug)
+        assert not _is_answered(address)
+        for plug in plugs:
+            assert _read(plug, b"k") == b"k"
+
+
+def test_who_only_holds_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody without a key, who asks once and stays, keeps others out."""
+    monkeypatch.setattr("openglm.serve.connection.MOST_CONNECTIONS", 3)
+    with _serving() as address, ExitStack() as open_:
+        silent, asked, busy = (
+            open_.enter_context(socket.create_connection(address, timeout=10)) for _ in range(3)
+        )
+        asked.sendall(REQUEST)
+        assert _read(asked).endswith(b"ok")
+        _ask_slowly(busy)
+        others = [open_.enter_context(socket.create_connection(address)) for _ in range(2)]
+        for plug in others:
             plug.sendall(REQUEST)
             assert _read(plug).endswith(b"ok")
-        assert not _is_answered(address)
-        plugs[0].close()
-        end = time.monotonic() + 10
-        while not _is_answered(address):
-            assert time.monotonic() < end
+        for plug in (silent, asked):
+            with suppress(ConnectionError):
+                assert plug.recv(1) == b""
+        assert _read(busy, b"k") == b"k"
 
 
 def test_files_bound_connections(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,14 @@ import pytest
 pytest.importorskip("fastapi", reason="the server is an extra: '.[serve]'")
 
 import httpx2
+import torch
 
 import openglm
 from helpers_serve import serving
+from openglm.engine.embedding import mean_state
+from openglm.engine.reading import Reading, prompt_scores
 from openglm.engine.writer import Asked
-from openglm.errors import ConfigError, RequestError, UsageError
+from openglm.errors import ConfigError, NumericalError, RequestError, UsageError
 from openglm.serve.model_table import ModelTable
 from openglm.serve.replicas.cluster import LOCAL, QUIET, Scale, cluster
 from openglm.serve.replicas.engine import MOST_DEATHS, RemoteModel
@@ -45,7 +48,15 @@ def replica() -> Replica:
 
 def remote(replica: Replica, line: Line | None = None) -> RemoteModel:
     """What stands for the model in a server."""
-    return RemoteModel("mini", replica.describe(), openglm.load().tokenizer, line or replica.write)
+    line = line or replica.work
+
+    async def wire(order: Order) -> AsyncGenerator[Parcel, None]:
+        """Another process sees copies only."""
+        async with aclosing(line(pickle.loads(pickle.dumps(order)))) as parcels:
+            async for parcel in parcels:
+                yield pickle.loads(pickle.dumps(parcel))
+
+    return RemoteModel("mini", replica.describe(), openglm.load().tokenizer, wire)
 
 
 def written(model: RemoteModel, replica: Replica, asked: Asked) -> list[int]:
@@ -63,6 +74,21 @@ def written(model: RemoteModel, replica: Replica, asked: Asked) -> list[int]:
     return asyncio.run(write())
 
 
+def read(model: RemoteModel, replica: Replica, reading: Reading) -> Reading:
+    """The reading, once it was read."""
+
+    async def read_() -> Reading:
+        runner = EngineRunner(model.engine(**SMALL))
+        try:
+            assert await runner.read(reading, PLACE) == "stop"
+            return reading
+        finally:
+            await runner.close()
+            await replica.close()
+
+    return asyncio.run(read_())
+
+
 def tokens_of(model: openglm.LanguageModel, prompt: str) -> list[int]:
     """The same without replicas."""
     engine = model.engine(**SMALL)
@@ -77,7 +103,7 @@ def dying(replica: Replica, parcels_each: Iterator[int]) -> Line:
 
     async def line(order: Order) -> AsyncGenerator[Parcel, None]:
         left = next(parcels_each)
-        async with aclosing(replica.write(order)) as parcels:
+        async with aclosing(replica.work(order)) as parcels:
             async for parcel in parcels:
                 if not left:
                     raise ReplicaDied("it was killed")
@@ -102,6 +128,30 @@ def test_a_replica_that_dies(local, replica, parcels):
     assert written(model, replica, asked) == tokens_of(local, "The river")
 
 
+@pytest.mark.parametrize("parcels", [0, 1])
+def test_what_replicas_read(local, replica, parcels):
+    """Vectors and scores of replicas are others than those of the model, or none."""
+    ids = local.tokenizer.encode("The river runs to the sea.")
+    model = remote(replica, dying(replica, iter([parcels, 10**6, parcels, 10**6])))
+    vector = read(model, replica, mean_state(local.tokenizer, local.config, "The river")).vector
+    assert torch.equal(vector, local.embed(["The river"])[0])
+    replica._runner = None  # of the event loop that has ended
+    scores = prompt_scores(local.tokenizer, local.config, ids, 2)
+    engine = local.engine(**SMALL)
+    engine.add_reading(expected := prompt_scores(local.tokenizer, local.config, ids, 2))
+    while engine.has_work:
+        engine.step()
+    assert read(model, replica, scores).steps == expected.steps
+
+
+def test_a_reading_without_numbers(local, replica):
+    """An overflow of one text is taken for the death of a replica."""
+    reading = mean_state(local.tokenizer, local.config, "The river")
+    reading.problem = NumericalError("no numbers")
+    with pytest.raises(NumericalError, match="no numbers"):
+        read(remote(replica), replica, reading)
+
+
 def test_replicas_that_keep_dying(replica):
     """A request that kills replicas kills all of them, one after the other."""
     begun = itertools.count()
@@ -117,7 +167,9 @@ def test_a_replica_that_writes_something_else(replica):
 
     async def line(order: Order) -> AsyncGenerator[Parcel, None]:
         params = next(every)
-        async with aclosing(replica.write(replace(order, params=params))) as parcels:
+        async with aclosing(
+            replica.work(replace(order, work=replace(order.work, params=params)))
+        ) as parcels:
             async for parcel in parcels:
                 yield parcel
                 if params.seed == 1:
@@ -135,7 +187,7 @@ def test_what_a_request_does_wrong(replica):
 
     async def line(order: Order) -> AsyncGenerator[Parcel, None]:
         error = pickle.loads(pickle.dumps(RequestError("no token is left", hint="allow some")))
-        yield replica._parcel([], error)
+        yield replica._parcel([], error=error)
 
     model = remote(replica, line)
     with pytest.raises(RequestError, match=r"no token is left \(allow some\)"):
@@ -148,7 +200,7 @@ def test_who_stops_listening(replica):
 
     async def line(order: Order) -> AsyncGenerator[Parcel, None]:
         try:
-            async with aclosing(replica.write(order)) as parcels:
+            async with aclosing(replica.work(order)) as parcels:
                 async for parcel in parcels:
                     yield parcel
         finally:
@@ -249,5 +301,11 @@ def test_a_server_with_replicas(local, replica):
             cut = client.post("/v1/completions", json=body | {"stop": stop}).json()["choices"][0]
             assert cut["text"] == whole[: whole.index(stop)]
             assert cut["finish_reason"] == "stop"
+            asked = {"model": "mini", "input": "The river"}
+            (found,) = client.post("/v1/embeddings", json=asked).json()["data"]
+            assert found["embedding"] == pytest.approx(local.embed(["The river"])[0].tolist())
+            body |= {"max_tokens": 0, "echo": True, "logprobs": 1}
+            (found,) = client.post("/v1/completions", json=body).json()["choices"]
+            assert len(found["logprobs"]["token_logprobs"]) > 1
             metrics = client.get("/metrics").text
             assert 'openglm_engine_steps_total{model_name="mini"} 0.0' not in metrics

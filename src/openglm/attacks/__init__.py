@@ -5,6 +5,6 @@ They reach it as a stranger does, through its address, with one ordinary key. `g
 
 from openglm.attacks.attack import Attack, Verdict, launch
 from openglm.attacks.table import ATTACKS, OMITTED, choose
-from openglm.attacks.target import Target
+from openglm.attacks.target import FULL, QUICK, Target
 
-__all__ = ["ATTACKS", "OMITTED", "Attack", "Target", "Verdict", "choose", "launch"]
+__all__ = ["ATTACKS", "FULL", "OMITTED", "QUICK", "Attack", "Target", "Verdict", "choose", "launch"]

@@ -14,15 +14,19 @@ from typing import Any
 from openglm.attacks.attack import WAIT_SECONDS, refused, unharmed, watched
 from openglm.attacks.target import Answer, NotApplicable, Target
 
-STREAMS = 64
-DISCONNECTS = 120
 FREE_SECONDS = 15.0
 """Within which places must be free again that clients left behind."""
 WINDOW_BYTES = 4096
 """Of a client that hardly reads; the server's own buffers come on top."""
-ROUNDS = 300
+CROWD_SECONDS = 300.0
+"""Until the server has looked at all that came at once; from then on they are idle."""
+SPARE_FILES = 64
+"""That this process may need beside its connections."""
+GROWTH_BYTES = 1 << 28
+"""Of the server's memory in the second half of the mutations: 5 kB each, if they are 100,000."""
 SEED = 20_261_121
 """Of the mutations: every run tries the same."""
+MEMORY = re.compile(r"^process_resident_memory_bytes (\S+)", re.M)
 GAUGES = re.compile(r"^(?:openglm_|vllm:)num_requests_(?:running|waiting)\{[^}]*\} (\S+)", re.M)
 EVIL: tuple[Any, ...] = (
     None, True, -1, 0, 2**31, 2**63, 2**64, 10**30, 1e308, -0.0, 1.5, "", "x", "\u0000", "\u2028",
@@ -75,38 +79,51 @@ def grammars(target: Target) -> Iterator[str]:
 
 
 def idle_streams(target: Target) -> Iterator[str]:
-    """R8: clients that ask and do not read."""
+    """R8: clients that ask and do not read; that some of them are closed is a defence."""
+    streams = target.counts.streams
+    _open_files(streams + SPARE_FILES)
     with contextlib.ExitStack() as stack:
-        for _ in range(STREAMS):
-            plug = stack.enter_context(target.plug(window=WINDOW_BYTES))
-            _ask_for_a_stream(target, plug)
-        time.sleep(1.0)
-        found = target.send("GET", "/health", key=None)
+        for _ in range(streams):
+            with contextlib.suppress(ConnectionError):
+                plug = stack.enter_context(target.plug(window=WINDOW_BYTES))
+                _ask_for_a_stream(target, plug)
+        head = target.head("GET", "/health", "Connection: close")
+        end = time.monotonic() + CROWD_SECONDS
+        while target.raw(head).status != 200 and time.monotonic() < end:
+            time.sleep(1.0)
+        found = target.raw(head)  # on a connection of its own: is there room for one?
         if found.status != 200 or found.seconds > WAIT_SECONDS:
-            yield f"{STREAMS} idle streams: /health gives {found.status} in {found.seconds:.1f} s"
-        yield from unharmed(f"a call beside {STREAMS} idle streams", target.ask(patience=0))
-    yield from _is_free(target, f"{STREAMS} idle streams were closed")
+            yield f"{streams} idle streams: /health gives {found.status} in {found.seconds:.1f} s"
+        yield from unharmed(f"a call beside {streams} idle streams", target.ask(patience=0))
+    yield from _is_free(target, f"{streams} idle streams were closed")
 
 
 def disconnects(target: Target) -> Iterator[str]:
     """R9: clients that leave at any moment."""
-    for index in range(DISCONNECTS):
+    for index in range(target.counts.disconnects):
         with target.plug() as plug:
             _ask_for_a_stream(target, plug)
             if index % 3:
                 plug.recv(1 if index % 3 == 1 else 1000)
-    yield from _is_free(target, f"{DISCONNECTS} clients left")
+    yield from _is_free(target, f"{target.counts.disconnects} clients left")
 
 
 def fuzz(target: Target) -> Iterator[str]:
     """R13: mutations of valid calls, the same ones each time."""
     chance = random.Random(SEED)  # noqa: S311  # no secret comes of it
-    for number in range(ROUNDS):
+    rounds = target.counts.mutations
+    memory = 0.0
+    for number in range(rounds):
+        if number == rounds // 2:  # caches are as large as they become
+            memory = _memory(target)
         path, call = chance.choice(list(target.calls.items()))
         content = _mutated(call, chance)
         headers = {"Content-Type": "application/json"}
         found = target.send("POST", path, content=content, headers=headers)
         yield from unharmed(f"mutation {number} at {path}, {content[:200]!r}", found)
+    growth = _memory(target) - memory
+    if growth > GROWTH_BYTES:
+        yield f"the second half of {rounds} mutations cost {growth / 1e6:.0f} MB of memory"
 
 
 def _survived(what: str, found: Answer) -> Iterator[str]:
@@ -178,6 +195,22 @@ def _is_free(target: Target, what: str) -> Iterator[str]:
 def _running(target: Target) -> float:
     """Requests in work, if the server says how many."""
     return sum(map(float, GAUGES.findall(target.send("GET", "/metrics").text)))
+
+
+def _memory(target: Target) -> float:
+    """Bytes that the server takes, or 0 if it does not say."""
+    return sum(map(float, MEMORY.findall(target.send("GET", "/metrics").text)))
+
+
+def _open_files(most: int) -> None:
+    """Allows this process to have so many open."""
+    import resource  # not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < most:
+        raise NotApplicable(f"needs {most:,} open files, and may have {hard:,} (ulimit -Hn)")
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _mutated(call: Any, chance: random.Random) -> bytes:

@@ -219,7 +219,12 @@ ATTACKS: tuple[Attack, ...] = (
         "what one key said is computed anew for another",
         sharing.cached_prompts,
     ),
-    Attack("R13", "mutations of valid calls", "never 5xx, never silence", load.fuzz),
+    Attack(
+        "R13",
+        "mutations of valid calls",
+        "never 5xx, never silence, no growth",
+        load.fuzz,
+    ),
     Attack(
         "P1",
         "calls of tools that are programs",

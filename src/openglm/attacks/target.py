@@ -34,6 +34,25 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
 """Path -> the shortest call that makes a model write, without `model` and `max_tokens`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How often things are done of which a few may do no harm.
+
+    Args:
+        streams: that nobody reads, at once.
+        disconnects: clients that leave.
+        mutations: of valid calls.
+    """
+
+    streams: int
+    disconnects: int
+    mutations: int
+
+
+QUICK = Counts(64, 120, 300)
+FULL = Counts(10_000, 1_000, 100_000)
+
+
 class NotApplicable(Exception):
     """An attack on something that this server does not have."""
 
@@ -72,6 +91,7 @@ class Target:
         other_key: of another user.
         log: the file that the server logs to, if it can be read here.
         any_host: the server may be on another machine.
+        counts: how often some attacks try.
 
     Attributes:
         calls: path -> a valid body that was answered with 200.
@@ -90,6 +110,7 @@ class Target:
         other_key: str | None = None,
         log: Path | None = None,
         any_host: bool = False,
+        counts: Counts = QUICK,
     ) -> None:
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
@@ -104,6 +125,7 @@ class Target:
         self.port = parts.port or {"http": 80, "https": 443}[parts.scheme]
         self.is_secure = parts.scheme == "https"
         self.key, self.other_key, self.log = key, other_key, log
+        self.counts = counts
         self.client = httpx2.Client(base_url=self.address, timeout=SECONDS, trust_env=False)
         try:
             self.model = model or self._first_model()

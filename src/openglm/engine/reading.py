@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -76,6 +77,10 @@ class Reading(ABC):
             raise self.problem
         self.done = True
         return [Step(self.index, None, 0.0, "stop")]
+
+    def take(self, other: Self) -> None:
+        """Becomes what another process has made of its copy."""
+        vars(self).update(vars(other))
 
     @abstractmethod
     def _keep(self, start: int, hidden: Tensor, head: Head) -> None:

@@ -31,6 +31,9 @@ MOST_CONNECTIONS = 4096
 FILES_BESIDE = 4
 """Of the files that the process may have open, one of so many is kept for other things."""
 
+_idle: dict[Connection, None] = {}
+"""Of this process, those without a request in work; the one that is so for the longest in front."""
+
 
 class Framing(h11.Connection):
     """Frames the pieces of a stream itself; h11 would look up states that do not change."""
@@ -48,7 +51,7 @@ class Framing(h11.Connection):
 
 
 class Connection(H11Protocol):
-    """Ends by itself while no request is in work on it."""
+    """Ends by itself while no request is in work on it, and sooner if others need its place."""
 
     _patience: asyncio.TimerHandle | None = None
 
@@ -57,13 +60,19 @@ class Connection(H11Protocol):
         self.conn = Framing(h11.SERVER, HEADER_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begins to wait for the first request."""
+        """Begins to wait for the first request; if there are too many, the oldest idle one ends.
+
+        So nobody is kept out by those who only hold connections: without a key, or with one that
+        has no place for another call.
+        """
         super().connection_made(cast(asyncio.Transport, Burst(transport)))
+        self._wait()
+        self._look()
         if len(self.connections) > most_connections():
-            logger.warning("a connection was refused: %d are open", len(self.connections) - 1)
-            transport.abort()
-        else:
-            self._wait()
+            oldest = next(iter(_idle))  # this one, if all others have requests in work
+            del _idle[oldest]
+            oldest.transport.abort()
+            logger.warning("an idle connection was closed: %d are open", len(self.connections) - 1)
 
     def data_received(self, data: bytes) -> None:
         """Waits for the rest, unless what came was the end of a request's headers."""
@@ -73,11 +82,25 @@ class Connection(H11Protocol):
             self._wait()
         else:
             self._stop_waiting()
+        self._look()
+
+    def on_response_complete(self) -> None:
+        """Is idle, unless the next request is here already."""
+        super().on_response_complete()
+        self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Waits for nothing any more."""
         self._stop_waiting()
+        _idle.pop(self, None)
         super().connection_lost(exc)
+
+    def _look(self) -> None:
+        """Notes whether it is idle."""
+        if self.cycle is None or self.cycle.response_complete:
+            _idle.setdefault(self)
+        else:
+            _idle.pop(self, None)
 
     def _wait(self) -> None:
         if self._patience is None:

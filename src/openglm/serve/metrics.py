@@ -1,7 +1,8 @@
 """What an operator watches, for Prometheus: under names of our own and under those of vLLM.
 
 For vLLM's dashboards those of its names are there that have a meaning here; others are absent.
-Times are of one process's monotonic clock, in seconds.
+Memory, processor time and open files have the names that Prometheus' clients give them in every
+program. Times are of one process's monotonic clock, in seconds.
 """
 
 from __future__ import annotations
@@ -9,7 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -69,6 +76,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         every = [*self.histograms.values(), *self.counters.values(), _Engines(engines)]
         self.registry.register(_Named(every))
+        ProcessCollector(registry=self.registry)
 
     def text(self) -> bytes:
         """All of them in Prometheus' text format."""

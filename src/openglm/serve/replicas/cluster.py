@@ -141,10 +141,10 @@ def line(handle: Any) -> Line:
     from ray.exceptions import NodeDiedError, RayActorError, WorkerCrashedError
 
     deaths = RayActorError, NodeDiedError, WorkerCrashedError  # or it cannot be reached
-    write = handle.options(method_name="write", stream=True)
+    work = handle.options(method_name="work", stream=True)
 
     async def order(asked: Order) -> AsyncGenerator[Parcel, None]:
-        parcels = write.remote(asked)
+        parcels = work.remote(asked)
         try:
             async for parcel in parcels:
                 yield parcel

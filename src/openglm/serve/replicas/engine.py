@@ -22,11 +22,10 @@ from openglm.engine.request import Event, Request
 from openglm.engine.sampling import Rule, fresh_seed
 from openglm.engine.text_stream import StopStrings
 from openglm.engine.writer import Ends, Step
-from openglm.errors import RequestError
 from openglm.language_model import LanguageModel
 from openglm.log import logger
 from openglm.model import Transformer, build
-from openglm.serve.replicas.orders import About, Line, Order, ReplicaDied
+from openglm.serve.replicas.orders import About, Line, Order, ReplicaDied, Writable
 from openglm.serve.runner import EngineFailed
 from openglm.tokenizers import Tokenizer
 
@@ -93,26 +92,22 @@ class ReplicatedEngine(Engine):
         request = super().add(
             prompt, params, rules, ends, priority=priority, tenant=tenant, deadline=deadline
         )
-        self._arrived.clear()  # nothing is fed here
-        order = Order(
-            prompt=prompt,
-            params=params,
-            special=isinstance(ends, StopStrings) and ends.special,
-            priority=priority,
-            tenant=tenant,
-            seconds=None if deadline is None else deadline - self.clock(),
-        )
-        task = asyncio.get_running_loop().create_task(self._fetch(request, order))
-        self._tasks[request.id] = task
-        task.add_done_callback(lambda done: self._close(request, done))
+        special = isinstance(ends, StopStrings) and ends.special
+        self._send(request, Writable(prompt=prompt, params=params, special=special))
         return request
 
-    def check_reading(self, reading: Reading) -> None:
-        """Refuses it: what a replica reads does not come back, only what it writes."""
-        raise RequestError(
-            "replicas neither score prompts nor embed texts",
-            hint="ask a server without --ray",
-        )
+    def add_reading(
+        self,
+        reading: Reading,
+        *,
+        priority: int = 0,
+        tenant: str = "",
+        deadline: float | None = None,
+    ) -> Request:
+        """See `Engine.add_reading`."""
+        request = super().add_reading(reading, priority=priority, tenant=tenant, deadline=deadline)
+        self._send(request, reading)
+        return request
 
     def cancel(self, request_id: int) -> bool:
         """See `Engine.cancel`."""
@@ -145,6 +140,19 @@ class ReplicatedEngine(Engine):
             return super().statistics
         added = {name: sum(one[name] for one in every) for name in every[0]}
         return Statistics(**added | {"running": running, "waiting": waiting})
+
+    def _send(self, request: Request, work: Writable | Reading) -> None:
+        """Hands a request on that was let in."""
+        self._arrived.clear()  # nothing is fed here
+        order = Order(
+            work=work,
+            priority=request.priority,
+            tenant=request.tenant,
+            seconds=None if request.deadline is None else request.deadline - self.clock(),
+        )
+        task = asyncio.get_running_loop().create_task(self._fetch(request, order))
+        self._tasks[request.id] = task
+        task.add_done_callback(lambda done: self._close(request, done))
 
     async def _fetch(self, request: Request, order: Order) -> Step:
         """Passes on all steps but the last one, which it returns."""
@@ -191,6 +199,8 @@ class ReplicatedEngine(Engine):
                         known = parcel.steps[: max(len(said) - heard, 0)]
                         _check_same(said[heard : heard + len(known)], known)
                         heard += len(parcel.steps)
+                        if isinstance(order.work, Reading) and parcel.reading is not None:
+                            order.work.take(parcel.reading)
                         for step in parcel.steps[len(known) :]:
                             said.append(step.token)
                             yield step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -11,6 +11,7 @@ from openglm.config import ModelConfig
 from openglm.engine.engine import Statistics
 from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import Prompt
+from openglm.engine.reading import Reading
 from openglm.engine.writer import Step
 from openglm.errors import OpenGLMError
 
@@ -31,21 +32,32 @@ class About:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """A request on its way; its rules are made of its settings where it arrives.
+class Writable:
+    """What is to be written; its rules are made of its settings where it arrives.
 
     Args:
         prompt: what is read.
         params: settings, with a seed.
         special: see `RuleBook.equip`.
-        priority: see `Engine.add`, as the next.
-        tenant: whose it is.
-        seconds: until its deadline; clocks of two machines have nothing in common. None = never.
     """
 
     prompt: Prompt
     params: SamplingParams
     special: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A request on its way.
+
+    Args:
+        work: to be done.
+        priority: see `Engine.add`, as the next.
+        tenant: whose it is.
+        seconds: until its deadline; clocks of two machines have nothing in common. None = never.
+    """
+
+    work: Writable | Reading
     priority: int
     tenant: str
     seconds: float | None
@@ -53,18 +65,20 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parcel:
-    """What a replica has written since the parcel before.
+    """What a replica has written since the parcel before, or read.
 
     Args:
         replica: its name.
-        steps: in order.
         statistics: of its engine.
+        steps: in order.
+        reading: what came of one, with its last step.
         error: what ended the request, if that was its own fault.
     """
 
     replica: str
-    steps: list[Step]
     statistics: Statistics
+    steps: list[Step] = field(default_factory=list)
+    reading: Reading | None = None
     error: OpenGLMError | None = None
 
 

@@ -11,12 +11,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from openglm.engine.reading import Reading
 from openglm.engine.rule_book import RuleBook
 from openglm.engine.writer import Step
 from openglm.errors import OpenGLMError
 from openglm.loading import load
 from openglm.log import logger
-from openglm.serve.replicas.orders import About, Order, Parcel
+from openglm.serve.replicas.orders import About, Order, Parcel, Writable
 from openglm.serve.runner import EngineFailed, EngineRunner, Place
 
 T = TypeVar("T")
@@ -65,32 +66,43 @@ class Replica:
         network = self.model.network
         return About(config=network.config, dtype=network.dtype, token_ids=self.model.token_ids)
 
-    async def write(self, order: Order) -> AsyncGenerator[Parcel, None]:
-        """Writes a request; whoever stops listening ends it."""
+    async def work(self, order: Order) -> AsyncGenerator[Parcel, None]:
+        """Does what is ordered; whoever stops listening ends it."""
         if self._runner is None:  # it belongs to the event loop that is running now
             self._runner = EngineRunner(self._engine)
-        equip = self._rules.equip  # in a thread: a grammar takes seconds
-        asked = await asyncio.to_thread(equip, order.prompt, order.params, order.special)
         deadline = None if order.seconds is None else time.monotonic() + order.seconds
         place = Place(tenant=order.tenant, deadline=deadline, priority=order.priority)
         try:
-            async with aclosing(gathered(self._runner.write(asked, place))) as several:
-                async for steps in several:
-                    yield self._parcel(steps)
+            if isinstance(order.work, Reading):
+                reason = await self._runner.read(order.work, place)
+                yield self._parcel([Step(order.work.index, None, 0.0, reason)], reading=order.work)
+            else:
+                async with aclosing(self._write(self._runner, order.work, place)) as several:
+                    async for steps in several:
+                        yield self._parcel(steps)
         except EngineFailed:
             logger.exception("this replica cannot go on")
             os._exit(1)  # a process that is gone is noticed at once, and replaced
         except OpenGLMError as error:
-            yield self._parcel([], error)
+            yield self._parcel([], error=error)
 
     async def close(self) -> None:
         """Ends the engine."""
         if self._runner is not None:
             await self._runner.close()
 
-    def _parcel(self, steps: list[Step], error: OpenGLMError | None = None) -> Parcel:
+    async def _write(
+        self, runner: EngineRunner, work: Writable, place: Place
+    ) -> AsyncGenerator[list[Step], None]:
+        equip = self._rules.equip  # in a thread: a grammar takes seconds
+        asked = await asyncio.to_thread(equip, work.prompt, work.params, work.special)
+        async with aclosing(gathered(runner.write(asked, place))) as several:
+            async for steps in several:
+                yield steps
+
+    def _parcel(self, steps: list[Step], **more: Any) -> Parcel:
         statistics = self._engine.statistics
-        return Parcel(replica=self.name, steps=steps, statistics=statistics, error=error)
+        return Parcel(replica=self.name, statistics=statistics, steps=steps, **more)
 
 
 async def gathered(items: AsyncGenerator[T, None]) -> AsyncGenerator[list[T], None]:
