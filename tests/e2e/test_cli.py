@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import openglm
 from helpers_models import edit_json
 from openglm.cli.main import _run
 from openglm.registry import presets
@@ -248,3 +251,9 @@ def test_first_commands_of_a_newcomer(arguments: list[str], shown: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert shown.encode() in done.stdout
+
+
+def test_as_a_module() -> None:
+    """Where `glm` is not on the path there is no other way to call it."""
+    run = [sys.executable, "-m", "openglm", "--version"]
+    assert openglm.__version__ in subprocess.run(run, capture_output=True, text=True).stdout

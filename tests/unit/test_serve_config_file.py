@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -229,6 +230,18 @@ def test_the_command_line_goes_before_the_file(file: Path, started: dict[str, An
         assert known.engine["memory_bytes"] == 1 << 29
         assert known.read.args[1] == "int8"
     assert started["known"]["glm-4"].engine["max_drafts"] == 4
+
+
+def test_where_the_keys_are(
+    file: Path, started: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command that is named for the keys shows those of another server."""
+    file.write_text('[server]\ndatabase = "sqlite:///own.db"\n')
+    for _ in range(2):  # the first start makes a key
+        assert _run(["serve", "--config", str(file)], False) == 0
+    (named,) = (line for line in capsys.readouterr().out.splitlines() if "glm keys" in line)
+    assert _run([*named.partition("glm ")[2].split(), "--json"], False) == 0
+    assert [key["name"] for key in json.loads(capsys.readouterr().out)] == ["first"]
 
 
 def test_a_file_without_models(file: Path, started: dict[str, Any]) -> None:

@@ -163,7 +163,8 @@ def serve(
         state = Database(server.database)
         keys = KeyStore(state)
         app = create_app(known, state, keys, settings)
-        _greet(", ".join(known), f"http://{server.host}:{server.port}", page, keys)
+        option = f" --database {state.url}" if server.database else ""
+        _greet(", ".join(known), f"http://{server.host}:{server.port}", page, keys, option)
         Server(app, server.drain_seconds).run([listener])
 
 
@@ -236,8 +237,8 @@ def _path_of_page(wanted: str | None, is_unwanted: bool) -> str | None:
     return None
 
 
-def _greet(models: str, address: str, page: str | None, keys: KeyStore) -> None:
-    """Says where the server is, and the first key, once."""
+def _greet(models: str, address: str, page: str | None, keys: KeyStore, option: str) -> None:
+    """Says where the server is, and the first key, once; `glm keys` needs the option for others."""
     from openglm.cli.output import console
 
     lines = [models, f"OpenAI: {address}/v1", f"BigModel: {address}/api/paas/v4"]
@@ -246,7 +247,8 @@ def _greet(models: str, address: str, page: str | None, keys: KeyStore) -> None:
     for line in lines:  # programs read them in a log
         console.print(line, soft_wrap=True)
     if keys.list_keys():
-        console.print(say("keys: glm keys list", "密钥：glm keys list"))
+        line = f"glm keys list{option}"
+        console.print(say(f"keys: {line}", f"密钥：{line}"), soft_wrap=True, highlight=False)
         return
     key = keys.create("first", "admin")
     console.print(say("Your key, shown only now:", "您的密钥，仅显示这一次："))

@@ -1,0 +1,5 @@
+"""`python -m openglm` is `glm`, for where that is not on the path."""
+
+from openglm.cli.main import main
+
+main()
