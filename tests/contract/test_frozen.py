@@ -92,6 +92,7 @@ FLAGS = {
         "--act-order",
         "--include",
         "--eval",
+        "--no-eval",
         "--tokenizer",
         "--json",
     },

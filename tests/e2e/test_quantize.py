@@ -15,12 +15,14 @@ from helpers_models import GLM_GOLDENS, random_model, tiny_config
 from openglm.checkpoints import describe_checkpoint, open_checkpoint, save_checkpoint
 from openglm.cli.main import _run
 from openglm.home import find_model
+from openglm.memory import weight_bytes
 from openglm.quant.calibrate import CalibratedWeights
 from openglm.quant.transform import QuantizedWeights
 from openglm.quantize import quantize
 from openglm.quantize.passages import UNSCORED, lay_out, read_text
-from openglm.quantize.quality import compare
-from openglm.quantize.run import Job
+from openglm.quantize.quality import compare, compared_bytes
+from openglm.quantize.run import Job, _measured
+from openglm.registry import preset
 from openglm.scheme import find_scheme
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +67,36 @@ def test_the_report(capsys, tmp_path, english):
     assert openglm.load(target / "int8-g64").generate("Once", max_tokens=3).text
 
 
+def test_quality_is_measured_unless_said_otherwise(capsys, tmp_path, monkeypatch):
+    """Nobody thinks of a text, so nobody hears what a width costs."""
+    words = ["quantize", "mini", str(tmp_path / "out"), "--bits", "4"]
+    assert _run(words, False) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["text"] == "held_out.txt"
+    assert report["no_quality"] is None
+    assert 1000 < report["quality"]["tokens"] < 2000
+    assert 0 < report["perplexity_change"] < 0.05
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"of {report['quality']['tokens']:,} tokens of held_out.txt" in told
+    monkeypatch.setattr("openglm.quantize.run.available_bytes", lambda: 10**6)
+    without = run(capsys, "mini", str(tmp_path / "poor"), "--bits", "4")["reports"][0]
+    assert without["quality"] is None
+    assert without["no_quality"].endswith("GB of memory, and 0.0 GB are free")
+    bare = run(capsys, str(CHATGLM / "chatglm2_tiny"), str(tmp_path / "bare"), "--bits", "8")
+    assert "no tokenizer" in bare["reports"][0]["no_quality"]
+
+
+def test_quality_of_a_large_model_is_measured_on_fewer_tokens():
+    """The report of a model of 6 B parameters takes longer than quantizing it."""
+    tokenizer = openglm.load("mini").tokenizer
+    job = Job(source=Path("a"), target=Path("b"), schemes=[], tokenizer=tokenizer)
+    for name, fewest, most in (("chatglm2-6b", 380, 410), ("glm-130b", 240, 260)):
+        text = _measured(job, preset(name).model)
+        assert fewest < sum(len(passage.targets) for passage in text.passages) < most
+    config = preset("chatglm2-6b").model
+    assert compared_bytes(config) < 0.2 * weight_bytes(config, "bfloat16")
+
+
 def test_quality_of_mini(english):
     """The targets of the project: INT8 within 0.1 %, INT4 in groups of 32 within 3 %."""
     source = open_checkpoint(find_model("mini"))
@@ -97,9 +129,10 @@ def test_calibration_pays(english):
 
 def test_calibrating_by_the_command_line(capsys, tmp_path, english):
     """A calibrated folder does not say how it was made."""
-    arguments = ["--bits", "4", "--calibrate", str(english), "--samples", "2", "--act-order"]
+    options = ["--samples", "2", "--act-order", "--no-eval"]
+    arguments = ["--bits", "4", "--calibrate", str(english), *options]
     (report,) = run(capsys, "mini", str(tmp_path / "out"), *arguments)["reports"]
-    assert report["quality"] is None
+    assert (report["quality"], report["no_quality"]) == (None, "not asked for")
     made_by = json.loads((tmp_path / "out" / "config.json").read_text())["quantization"]["made_by"]
     assert (made_by["method"], made_by["passages"]) == ("gptq", 2)
     assert made_by["activation_order"] is True
@@ -135,6 +168,7 @@ def test_official_rows_are_the_official_files(bits, capsys, tmp_path):
         (["--bits", "4", "--group-size", "0", "--calibrate", "TEXT"], "rounds to nearest"),
         (["--bits", "4", "--act-order"], "needs a calibration text"),
         (["--bits", "4", "--eval", "nothing.txt"], "no file"),
+        (["--bits", "4", "--eval", "TEXT", "--no-eval"], "contradict"),
     ],
 )
 def test_what_is_refused(arguments, said, capsys, tmp_path):

@@ -83,8 +83,14 @@ Evaluate = Annotated[
     typer.Option(
         "--eval",
         metavar="TEXTFILE",
-        help=say("Measure quality on this text.", "在此文本上衡量质量。"),
+        help=say(
+            "Measure quality on this text, not on the one that comes along.",
+            "在此文本上衡量质量，而不用自带文本。",
+        ),
     ),
+]
+NoEvaluate = Annotated[
+    bool, typer.Option("--no-eval", help=say("Do not measure quality.", "不衡量质量。"))
 ]
 
 
@@ -99,15 +105,18 @@ def quantize(
     activation_order: Order = False,
     include: Include = "",
     evaluate: Evaluate = None,
+    no_evaluate: NoEvaluate = False,
     tokenizer: options.TokenizerFolder = None,
     json: options.Json = False,
 ) -> None:
     """Quantizes a checkpoint as a stream, and measures what became of it."""
     from openglm.cli.output import console, print_json
     from openglm.home import find_model
-    from openglm.quantize import Job, quantize
+    from openglm.quantize import HELD_OUT, Job, quantize
     from openglm.tokenizers import find_tokenizer, require_tokenizer
 
+    if evaluate is not None and no_evaluate:
+        raise UsageError("--eval and --no-eval contradict each other", hint="give one of them")
     schemes = _schemes(bits, group_size, symmetric, include)
     folder = find_model(source)
     job = Job(
@@ -120,7 +129,7 @@ def quantize(
         calibrate=calibrate,
         samples=samples,
         activation_order=activation_order,
-        evaluate=evaluate,
+        evaluate=None if no_evaluate else evaluate or HELD_OUT,
     )
     if json:
         reports = quantize(job)
@@ -182,13 +191,11 @@ def _tell(reports: list[Report]) -> None:
         )
     console.print(table)
     if first.quality is None:
-        console.print(
-            say(
-                "quality: no text given (--eval TEXTFILE measures it)",
-                "质量：未给出文本（--eval TEXTFILE）",
-            ),
-            style="dim",
-        )
+        words = f"quality: not measured, {first.no_quality}", f"质量：未衡量（{first.no_quality}）"
+    else:
+        count, text = first.quality.tokens, first.text
+        words = f"quality: of {count:,} tokens of {text}", f"质量：{text} 的 {count:,} 个词元"
+    console.print(say(*words), style="dim")
 
 
 def _number(value: float | None, form: str) -> str:

@@ -11,12 +11,21 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from openglm.config import ModelConfig
+from openglm.memory import WIDTHS, linear_shapes
 from openglm.quant.blockwise import Blockwise
 from openglm.quantize.passages import UNSCORED, Passage
 from openglm.scheme import Scheme
 
 ROWS = 64
 """Tokens whose logits are held together: two float32 tables of 65,024 and 150,528 columns fit."""
+
+
+def compared_bytes(config: ModelConfig) -> int:
+    """What `compare` holds at most: both heads in float32, or a block; and the logits."""
+    heads = 2 * config.vocab_size * config.hidden_size
+    block = sum(rows * columns for rows, columns in linear_shapes(config))
+    logits = 8 * ROWS * config.vocab_size  # of both, in float32 and twice that wide
+    return WIDTHS["float32"] * (max(heads, block) + logits)
 
 
 @dataclass(frozen=True, slots=True)

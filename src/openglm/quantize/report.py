@@ -36,7 +36,9 @@ class Report:
         weight_bytes: of the quantized weights.
         bits_per_weight: of all parameters together.
         bits_per_quantized_weight: of those that were quantized, scales included.
-        quality: None without a text.
+        quality: None if it was not measured.
+        no_quality: why not; None if it was.
+        text: name of the file that it was measured on.
         text_sha256: of that text.
         source_tokens_per_s: decoded by the source; None if it does not fit into memory.
         tokens_per_s: decoded by the quantized model, likewise.
@@ -48,6 +50,8 @@ class Report:
     bits_per_weight: float
     bits_per_quantized_weight: float
     quality: Quality | None
+    no_quality: str | None
+    text: str | None
     text_sha256: str | None
     source_tokens_per_s: float | None
     tokens_per_s: float | None
@@ -59,7 +63,7 @@ class Report:
 
 
 def measure(
-    source: Path, folder: Path, scheme: Scheme, text: Text | None, source_speed: float | None
+    source: Path, folder: Path, scheme: Scheme, text: Text | str, source_speed: float | None
 ) -> Report:
     """Measures a quantized folder against its source; neither is loaded while the other is.
 
@@ -67,7 +71,7 @@ def measure(
         source: the folder of floats.
         folder: what was made of it.
         scheme: how.
-        text: what quality is measured on; None = it is not.
+        text: what quality is measured on, or why it is not.
         source_speed: of `tokens_per_s`.
     """
     plain, made = open_checkpoint(source), open_checkpoint(folder)
@@ -76,7 +80,8 @@ def measure(
     kept = {name for name in plain if plain.dtypes[name] == made.dtypes.get(name)}
     num_kept_bytes = sum(plain[name].nbytes for name in kept)
     source_bytes, weight_bytes = _size(plain), _size(made)
-    quality = None if text is None else compare(config, plain, made, scheme, text.passages)
+    read, why_not = (None, text) if isinstance(text, str) else (text, None)
+    quality = None if read is None else compare(config, plain, made, scheme, read.passages)
     return Report(
         scheme.name,
         source_bytes,
@@ -84,7 +89,9 @@ def measure(
         8 * weight_bytes / config.num_parameters,
         8 * (weight_bytes - num_kept_bytes) / count,
         quality,
-        None if text is None else text.sha256,
+        why_not,
+        None if read is None else read.name,
+        None if read is None else read.sha256,
         source_speed,
         tokens_per_s(folder, config, scheme),
     )

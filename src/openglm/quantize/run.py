@@ -17,11 +17,14 @@ from typing import Any
 from torch import Tensor
 
 from openglm.checkpoints import Source, open_checkpoint, save_checkpoint
+from openglm.config import ModelConfig
 from openglm.errors import CheckpointError, UsageError
 from openglm.log import logger
+from openglm.process import available_bytes
 from openglm.quant.calibrate import CalibratedWeights
 from openglm.quant.transform import QuantizedWeights
-from openglm.quantize.passages import Text, read_text
+from openglm.quantize.passages import HELD_OUT, Text, read_text
+from openglm.quantize.quality import compared_bytes
 from openglm.quantize.report import Report, measure, tokens_per_s
 from openglm.scheme import GROUP_SIZES, Scheme
 from openglm.tokenizers import Tokenizer
@@ -31,6 +34,9 @@ EVALUATED = 64
 """Passages of the text that quality is measured on, at most."""
 SAMPLES = 64
 """Passages of the text that calibrates, unless asked otherwise."""
+WORK, FEWEST = 2.5e12, 256
+"""Parameters times tokens that quality is measured with unless a text is given, some minutes on two
+cores (6.2 B parameters: 403 tokens), and the fewest tokens that say anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +51,8 @@ class Job:
         calibrate: a text to round by GPTQ on; None = round to nearest.
         samples: passages of it, at most.
         activation_order: of GPTQ.
-        evaluate: a text to measure quality on; None = quality is not measured.
+        evaluate: a text to measure quality on; the one that comes with openglm is used as far as
+            time and memory allow. None = quality is not measured.
     """
 
     source: Path
@@ -55,7 +62,7 @@ class Job:
     calibrate: Path | None = None
     samples: int = SAMPLES
     activation_order: bool = False
-    evaluate: Path | None = None
+    evaluate: Path | None = HELD_OUT
 
 
 def quantize(job: Job, told: Callable[[str], None] = logger.info) -> list[Report]:
@@ -77,16 +84,16 @@ def quantize(job: Job, told: Callable[[str], None] = logger.info) -> list[Report
     job.target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=job.target.parent, prefix=f".{job.target.name}-"))
     try:
-        texts = _read_texts(job, opened)
+        calibrating, measured = _calibrating(job, opened.config), _measured(job, opened.config)
         told("measuring the source")
         speed = tokens_per_s(job.source, opened.config, None)
         reports = []
         for scheme in job.schemes:
             folder = building / scheme.name
             told(f"{scheme.name}: quantizing")
-            _write(folder, job, opened, scheme, texts["calibrate"])
+            _write(folder, job, opened, scheme, calibrating)
             told(f"{scheme.name}: measuring")
-            report = measure(job.source, folder, scheme, texts["evaluate"], speed)
+            report = measure(job.source, folder, scheme, measured, speed)
             text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
             (folder / REPORT).write_text(text + "\n", encoding="utf-8")
             reports.append(report)
@@ -115,23 +122,31 @@ def _check(job: Job, opened: Source) -> None:
         )
     if job.activation_order and job.calibrate is None:
         raise UsageError("an activation order needs a calibration text", hint="give one")
-    if job.tokenizer is None and (job.calibrate or job.evaluate):
+    if job.tokenizer is None and (job.calibrate or job.evaluate not in (None, HELD_OUT)):
         raise UsageError(
             f"{job.source} has no tokenizer, so no text can be read", hint="give --tokenizer"
         )
 
 
-def _read_texts(job: Job, opened: Source) -> dict[str, Text | None]:
-    wanted = {
-        "calibrate": (job.calibrate, 0.5, job.samples),
-        "evaluate": (job.evaluate, 0.0, EVALUATED),
-    }
-    return {
-        name: read_text(path, job.tokenizer, opened.config, share, most)
-        if path is not None and job.tokenizer is not None
-        else None
-        for name, (path, share, most) in wanted.items()
-    }
+def _calibrating(job: Job, config: ModelConfig) -> Text | None:
+    if job.calibrate is None or job.tokenizer is None:
+        return None
+    return read_text(job.calibrate, job.tokenizer, config, 0.5, job.samples)
+
+
+def _measured(job: Job, config: ModelConfig) -> Text | str:
+    """What quality is measured on, or why it is not: nobody asked for the text that comes along."""
+    if job.evaluate is None:
+        return "not asked for"
+    if job.tokenizer is None:
+        return "there is no tokenizer to read a text with"
+    most = None
+    if job.evaluate == HELD_OUT:
+        free, needed = available_bytes(), compared_bytes(config)
+        if free is not None and needed > free:
+            return f"it takes {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+        most = max(FEWEST, int(WORK / config.num_parameters))
+    return read_text(job.evaluate, job.tokenizer, config, 0.0, EVALUATED, most)
 
 
 def _write(folder: Path, job: Job, opened: Source, scheme: Scheme, text: Text | None) -> None:
