@@ -185,6 +185,7 @@ def test_the_log_of_requests(served, client, caplog):
         lost = client.get("/v1/nothing")
         stranger = httpx2.get(f"{address}/v1/models", headers={"Authorization": f"Bearer x{key}"})
         health = httpx2.get(f"{address}/health", headers=mine)
+        wait_until(lambda: len(caplog.records) == 7)  # each is written behind its answer
     lines = [record.args for record in caplog.records]
     paths = ["/v1/completions"] * 2 + ["/v1/chat/completions", "/v1/files/{file_id}"]
     assert [line["path"] for line in lines] == [*paths, "/v1/nothing", "/v1/models", "/health"]
