@@ -197,6 +197,16 @@ ROWS = (
         label="tokens written per step, {}",
         path="results/*/tokens_per_step",
     ),
+    *(
+        Row(
+            benchmark="sampling_cpu",
+            label=f"times as fast as transformers with top_p, vocabulary of {model}",
+            path=f"results/{model}, top_p/transformers/median",
+            over=f"results/{model}, top_p/compiled/median",
+            at_least=10.0,
+        )
+        for model in ("mini", "chatglm2-6b", "glm-4-9b")
+    ),
     Row(
         benchmark="agreement",
         label="prompts with equal tokens, {}",
