@@ -6,6 +6,7 @@ here: these rows say whether an operator may try a folder from the internet.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import struct
@@ -91,11 +92,9 @@ def code_beside_weights(target: Target) -> Iterator[str]:
         (folder / "tokenizer_config.json").write_text(json.dumps(told))
         for name in ("evil.py", "__init__.py", "modeling_chatglm.py", "tokenization_chatglm.py"):
             (folder / name).write_text(CODE.format(mark=str(mark)))
-        try:
+        with contextlib.suppress(OpenGLMError):  # to refuse such a folder is safe, too
             load_checkpoint(folder)
             find_tokenizer(folder)
-        except OpenGLMError:
-            pass  # to refuse such a folder is safe, too
         if mark.exists():
             yield "code beside the weights was run"
 

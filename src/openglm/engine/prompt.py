@@ -25,6 +25,8 @@ CANONICAL_MASK = "[MASK]"
 OFFICIAL_MASKS = ("[MASK]", "[sMASK]", "[gMASK]")
 TURN_ENDS = ("user", "observation")
 """Roles whose token ends an answer, besides `eos`: the model would speak for somebody else."""
+SHORTEST_TRAINED = 2048
+"""No model whose positions go further was trained on shorter texts; asking reads all presets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,6 @@ class Prompt:
     style: Style = "grow"
     long_id: int | None = None
     beams: BeamRule | None = beam_rules.GLM
-
-
-SHORTEST_TRAINED = 2048
-"""No model whose positions go further was trained on shorter texts; asking reads all presets."""
 
 
 def check_text(text: object) -> str:
