@@ -89,6 +89,27 @@ def test_ties_and_what_is_impossible(found, k, p, temperature):
         assert not sampling.probabilities(logits, by)[logits == -torch.inf].any()
 
 
+@pytest.mark.parametrize(
+    "by",
+    [
+        Filters(top_k=10**30),
+        Filters(temperature=1e300),
+        Filters(temperature=1e-300),
+        Filters(top_p=1e-300),
+        Filters(typical_p=1e-300),
+        Filters(min_p=1e-300),
+        Filters(min_p=1.0),
+        Filters(top_p=1 - 1e-16),
+    ],
+    ids=str,
+)
+def test_what_no_machine_number_holds(by):
+    """A value that is allowed, and too large or small for the compiled filters, ends a request."""
+    logits = some_logits(100)
+    found = sampling.probabilities(logits, by)
+    assert_equal_but_for_thresholds(found, sampling.reference(logits, by))
+
+
 def test_the_smallest_set_takes_equal_tokens_in_order():
     """Which of many equal tokens may be drawn depends on how they are sorted."""
     logits = torch.zeros(1024)

@@ -67,7 +67,7 @@ def probabilities(scores: Tensor, by: Filters) -> Tensor:
         scores.data_ptr(),
         len(scores),
         max(by.temperature, SMALLEST),
-        by.top_k,
+        min(by.top_k, len(scores)),
         by.top_p,
         by.min_p,
         by.typical_p,
@@ -142,6 +142,7 @@ def _smallest_set(probabilities: Tensor, rank: Tensor, p: float) -> Tensor:
     """Keeps tokens in the order of `rank` (V,), lowest first, until they have the share p."""
     order = rank.argsort(stable=True)
     ordered = probabilities[order] / probabilities.sum()
-    # The token that crosses the threshold is kept.
-    dropped = order[ordered.cumsum(0) - ordered >= p]
+    before = ordered.cumsum(0) - ordered
+    # The token that crosses the threshold is kept; so is the first, though p may round to 0.
+    dropped = order[1:][before[1:] >= p]
     return probabilities.index_fill(0, dropped, 0)
