@@ -358,8 +358,11 @@ def test_only_what_is_ours(models):
             Target(address, "a.b")
     with pytest.raises(UsageError, match="no address"):
         Target("127.0.0.1:8000", "a.b")
-    with serving(models, engine=SMALL) as (address, key), pytest.raises(RequestError, match="401"):
-        Target(address, key + "x")
+    with serving(models, engine=SMALL) as (address, key):
+        with pytest.raises(RequestError, match="401"):
+            Target(address, key + "x")
+        with pytest.raises(RequestError, match="other"):
+            Target(address, key, other_key=key + "x")
 
 
 def test_rows_by_name():

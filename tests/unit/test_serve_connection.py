@@ -18,7 +18,7 @@ import h11
 
 from openglm.serve import burst
 from openglm.serve.burst import Burst
-from openglm.serve.connection import Framing, most_connections
+from openglm.serve.connection import Crowding, Framing, most_connections
 from openglm.serve.server import Server, bind
 
 LIMIT_SECONDS = 0.15
@@ -163,6 +163,19 @@ def test_who_only_holds_connections(monkeypatch: pytest.MonkeyPatch) -> None:
             with suppress(ConnectionError):
                 assert plug.recv(1) == b""
         assert _read(busy, b"k") == b"k"
+
+
+def test_a_crowd_does_not_fill_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever opens connections writes a line into the log with each, until the disk is full."""
+    crowding = Crowding()
+    for _ in range(3):
+        crowding.note(7)
+    assert caplog.messages == ["1 idle connections closed to make room: 7 are open"]
+    monkeypatch.setattr("openglm.serve.connection.SECONDS_BETWEEN", 0.0)
+    crowding.note(8)
+    assert caplog.messages[1:] == ["3 idle connections closed to make room: 8 are open"]
 
 
 def test_files_bound_connections(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,7 @@ class Target:
         self.counts = counts
         self.client = httpx2.Client(base_url=self.address, timeout=SECONDS, trust_env=False)
         try:
+            self._check_other_key()
             self.model = model or self._first_model()
             self.calls = self._answered()
         except BaseException:
@@ -261,6 +262,17 @@ class Target:
     def bearer(self) -> str:
         """The header with the key."""
         return f"Authorization: Bearer {self.key}"
+
+    def _check_other_key(self) -> None:
+        """A key that the server does not know could take nothing from anybody."""
+        if self.other_key is None:
+            return
+        found = self.send("GET", "/v1/models", key=self.other_key)
+        if found.status != 200:
+            raise RequestError(
+                f"the server refuses the other key: {found.status} {found.text[:200]}",
+                hint="--other-key takes one of `glm keys create`, whole: ID.SECRET",
+            )
 
     def _first_model(self) -> str:
         found = self.send("GET", "/v1/models")

@@ -10,6 +10,8 @@ none, and closes none of these.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from typing import Any, cast
 
 import h11
@@ -28,6 +30,8 @@ HEADER_BYTES = 1 << 16
 """Of a request, that h11 reads at most; the guard allows fewer, and says so in its answer."""
 MOST_CONNECTIONS = 4096
 """Far above what the engine and its queue can have in work."""
+SECONDS_BETWEEN = 10.0
+"""Of two lines of the log about connections that were closed."""
 FILES_BESIDE = 4
 """Of the files that the process may have open, one of so many is kept for other things."""
 
@@ -72,7 +76,7 @@ class Connection(H11Protocol):
             oldest = next(iter(_idle))  # this one, if all others have requests in work
             del _idle[oldest]
             oldest.transport.abort()
-            logger.warning("an idle connection was closed: %d are open", len(self.connections) - 1)
+            _crowding.note(len(self.connections) - 1)
 
     def data_received(self, data: bytes) -> None:
         """Waits for the rest, unless what came was the end of a request's headers."""
@@ -110,6 +114,27 @@ class Connection(H11Protocol):
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+
+
+class Crowding:
+    """Says that idle connections make room for others, without a line for each."""
+
+    def __init__(self) -> None:
+        self._num_closed = 0
+        self._said = -math.inf
+
+    def note(self, num_open: int) -> None:
+        """One more was closed; so many are open."""
+        self._num_closed += 1
+        now = time.monotonic()
+        if now - self._said >= SECONDS_BETWEEN:
+            logger.warning(
+                "%d idle connections closed to make room: %d are open", self._num_closed, num_open
+            )
+            self._num_closed, self._said = 0, now
+
+
+_crowding = Crowding()
 
 
 def most_connections() -> int:
