@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ pytest.importorskip("fastapi", reason="the server is an extra: '.[serve]'")
 
 import h11
 
-from openglm.serve import burst
+from openglm.serve import burst, connection
 from openglm.serve.burst import Burst
 from openglm.serve.connection import Crowding, Framing, most_connections
 from openglm.serve.server import Server, bind
@@ -163,6 +164,46 @@ def test_who_only_holds_connections(monkeypatch: pytest.MonkeyPatch) -> None:
             with suppress(ConnectionError):
                 assert plug.recv(1) == b""
         assert _read(busy, b"k") == b"k"
+
+
+UPGRADE = REQUEST[:-2] + (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+def test_who_asks_for_a_websocket(address: tuple[str, int]) -> None:
+    """A connection that changes over is never forgotten, and others are closed in its place."""
+    pytest.importorskip("websockets", reason="uvicorn changes over with it only")
+    with socket.create_connection(address, timeout=10) as plug:
+        plug.sendall(UPGRADE)
+        assert _read(plug).startswith(b"HTTP/1.1 200")
+    deadline = time.monotonic() + 10
+    while connection._idle and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not connection._idle
+
+
+def test_calls_that_take_too_long_are_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that was told to end lives on until its longest call is answered."""
+    monkeypatch.setattr("openglm.serve.server.BREAK_SECONDS", LIMIT_SECONDS)
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await asyncio.sleep(60)
+
+    with bind("127.0.0.1", 0) as listener:
+        server = Server(answer, LIMIT_SECONDS)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        with socket.create_connection(listener.getsockname(), timeout=10) as plug:
+            plug.sendall(REQUEST)
+            while not server.draining.num_calls:
+                time.sleep(0.01)
+            loop = next(iter(server.server_state.connections)).loop
+            loop.call_soon_threadsafe(server.handle_exit, signal.SIGTERM, None)
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_a_crowd_does_not_fill_the_log(

@@ -20,6 +20,8 @@ from openglm.serve.record import HEADER, record_of
 IDLE_SECONDS = 0.1
 """How often to look whether calls have ended."""
 KEEP_ALIVE_SECONDS = 75
+BREAK_SECONDS = 1
+"""For calls that are broken off to say so, where the time for draining was not enough."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -92,7 +94,7 @@ class Draining:
 
 
 class Server(uvicorn.Server):
-    """Ends at the first signal once its calls have ended, at the second at once.
+    """Ends at the first signal once its calls have ended, at the second within a second.
 
     Args:
         app: that answers calls.
@@ -106,17 +108,19 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 self.draining,
                 http=Connection,  # httptools, taken where it is installed, bounds no headers
+                ws="none",  # there are none; a connection that changed over would never be closed
                 log_config=None,
                 access_log=False,  # `Record` says more, without the query string
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=BREAK_SECONDS,  # behind the time for draining
             )
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See the class."""
         if self.draining.has_begun:
-            super().handle_exit(sig, frame)
+            self.should_exit = True  # ends what is left, within `BREAK_SECONDS`
             return
         self.draining.has_begun = True
         asyncio.get_running_loop().call_soon_threadsafe(self._begin_draining)
