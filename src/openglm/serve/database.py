@@ -88,7 +88,10 @@ def _parse(url: str) -> URL:
 
 
 def _open(url: URL) -> Engine:
-    options: dict[str, Any] = {"pool_pre_ping": True}  # a database server may have restarted
+    options: dict[str, Any] = {
+        "pool_pre_ping": True,  # a database server may have restarted
+        "hide_parameters": True,  # errors are logged: prompts and answers must not be in them
+    }
     is_sqlite = url.get_backend_name() == "sqlite"
     if is_sqlite:
         assert url.database is not None
