@@ -113,6 +113,23 @@ def test_a_batch(desk: Desk) -> None:
     assert {path.name for path in desk.files.folder.iterdir()} == {row.id for row in rows}
 
 
+def test_two_batches_of_one_file(desk: Desk) -> None:
+    """The first that ends removes the file from under the other."""
+    first = desk.add(2, deletes=True)
+    file_id = desk.jobs.get("batch", desk.key_id, first).input_id
+    body = {"endpoint": "/v1/chat/completions", "input_file_id": file_id, "metadata": None}
+    second = Job(id=f"batch_{'1' * 32}", key_id=desk.key_id, kind="batch")
+    second.body, second.input_id = body | {"auto_delete_input_file": True}, file_id
+    desk.jobs.add(second)
+    for _ in range(2):
+        assert file_id is not None
+        assert desk.files.path(desk.files.get(desk.key_id, file_id)).exists()
+        assert len(desk.do(desk.claim())["output"]) == 2
+    rows, _ = desk.files.list(desk.key_id, Page())
+    assert file_id not in {row.id for row in rows}
+    assert {path.name for path in desk.files.folder.iterdir()} == {row.id for row in rows}
+
+
 def test_a_batch_that_was_interrupted(desk: Desk) -> None:
     """Lines that were answered before a crash are answered again."""
     desk.add(5)

@@ -140,6 +140,15 @@ def test_claims_of_many(database: Database) -> None:
     assert set(found) == names
 
 
+def test_a_worker_does_not_take_its_own_job(jobs: Jobs, clock: Clock) -> None:
+    """Behind a pause of the machine a worker does what it is doing already a second time."""
+    name = add(jobs)
+    claim(jobs)
+    clock.seconds += LEASE_SECONDS + 1
+    assert jobs.claim("batch", "one", [name]) is None
+    assert jobs.claim("batch", "two") is not None
+
+
 def test_no_key_takes_all_places(jobs: Jobs) -> None:
     """A key with many jobs keeps all others waiting."""
     for _ in range(3):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
@@ -168,6 +168,25 @@ class Files:
                 raise ServeError("invalid", f"{file_id} is read by {job_id}; cancel that first")
             session.delete(file)
         self.discard(file)
+
+    def let_go(self, session: Session, file: File, reader: str) -> None:
+        """Removes the row of a file unless another unfinished job reads it, which will do that.
+
+        Args:
+            session: that the job ends in.
+            file: that it read.
+            reader: its id.
+        """
+        others = Job.input_id == file.id, Job.status.in_(OPEN), Job.id != reader
+        if session.scalar(select(Job.id).where(*others).limit(1)) is None:
+            session.execute(delete(File).where(File.id == file.id))
+
+    def tidy(self, file: File) -> None:
+        """Removes the content of a file if its row was removed."""
+        with self._database.reading() as session:
+            left = session.scalar(select(File.id).where(File.id == file.id))
+        if left is None:
+            self.discard(file)
 
     def sweep(self) -> None:
         """Removes content without a row that is a day old: of uploads that a crash broke off."""

@@ -14,7 +14,7 @@ All calls block.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,8 +100,14 @@ class Jobs:
             session.add(job)
         return job
 
-    def claim(self, kind: str, worker: str) -> Job | None:
-        """Takes the next job that is due; keys with few running jobs go first."""
+    def claim(self, kind: str, worker: str, held: Collection[str] = ()) -> Job | None:
+        """Takes the next job that is due; keys with few running jobs go first.
+
+        Args:
+            kind: of jobs.
+            worker: whose it will be.
+            held: ids of those that it works on. After a pause of this machine they are due, too.
+        """
         other = aliased(Job)
         busy = select(func.count()).where(
             other.key_id == Job.key_id, other.kind == kind, other.status == "running"
@@ -109,6 +115,7 @@ class Jobs:
         query = (
             select(Job)
             .where(Job.kind == kind, Job.status.in_(OPEN), Job.due_at <= self._seconds())
+            .where(Job.id.not_in(held))
             .order_by(busy.scalar_subquery(), Job.number)
             .limit(1)
             .with_for_update(of=Job, skip_locked=True)  # SQLite has one writer at a time anyway

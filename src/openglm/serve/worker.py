@@ -124,7 +124,7 @@ class Worker:
         while not self._is_closing:
             if sum(one.job.kind == name for one, _ in self._running.values()) >= kind.at_once:
                 return
-            job = await asyncio.to_thread(self.jobs.claim, name, self.name)
+            job = await asyncio.to_thread(self.jobs.claim, name, self.name, list(self._running))
             if job is None:
                 return
             running = Running(job)

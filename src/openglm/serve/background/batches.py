@@ -9,7 +9,6 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from openglm.serve.background.errands import find_endpoint, run
@@ -144,7 +143,7 @@ class Batches:
         def change(session: Session) -> None:
             session.add_all(file for file in (output, errors) if file is not None)
             if deletes:
-                session.execute(delete(File).where(File.id == source.id))
+                files.let_go(session, source, job.id)
 
         result = {
             "output_file_id": output and output.id,
@@ -154,7 +153,7 @@ class Batches:
         }
         code, message = ENDINGS["failed"]
         error = errors_list([{"code": code, "message": message}]) if ending == "failed" else None
-        after = partial(files.discard, source) if deletes else None
+        after = partial(files.tidy, source) if deletes else None
         return Outcome(ending, result, error, change, after)
 
     def _write(self, job: Job, name: str, texts: Iterable[str]) -> File | None:
