@@ -165,6 +165,16 @@ def test_a_call_can_be_required(client, choice):
     assert none.message.tool_calls is None
 
 
+def test_choosing_a_tool_counts(client):
+    """A call that must choose between tools reads its prompt twice, and one reading is free."""
+    other = {"type": "function", "function": {"name": "get_time", "parameters": {}}}
+    tools, rest = [WEATHER, other], {"max_tokens": 64, "seed": 1}
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    chosen = ask(client, "hi", tools=tools, tool_choice="required", **rest).usage
+    told = ask(client, "hi", tools=tools, tool_choice=named, **rest).usage
+    assert chosen.prompt_tokens > 1.5 * told.prompt_tokens
+
+
 def test_json(client):
     """An answer that must be JSON of a schema is not."""
     done = ask(client, "json", response_format={"type": "json_object"})

@@ -351,7 +351,7 @@ def _guarded_app(store: KeyStore) -> FastAPI:
     for error, status in ((AuthenticationFailed, 401), (NotPermitted, 403)):
 
         async def answer(request: Request, error: Exception, status: int = status) -> JSONResponse:
-            return JSONResponse({"code": error.code}, status)  # type: ignore[attr-defined]
+            return JSONResponse({"reason": getattr(error, "reason", "role")}, status)
 
         app.add_exception_handler(error, answer)
     app.include_router(router, prefix="/v1")
@@ -364,13 +364,13 @@ def test_routes_ask_for_a_key(store: KeyStore) -> None:
     user, admin = store.create("ann"), store.create("root", "admin")
     get = {"method": "GET", "path": "/v1/models"}
     load = {"method": "POST", "path": "/v1/models/load"}
-    assert _call(app, HOST, **get)[::2] == (401, b'{"code":1001}')  # type: ignore[arg-type]
+    assert _call(app, HOST, **get)[::2] == (401, b'{"reason":"missing"}')  # type: ignore[arg-type]
     good = ("authorization", f"Bearer {user}")
     for _ in range(2):  # from the database, then from memory
         assert _call(app, HOST, good, **get)[::2] == (200, b'"ann"')  # type: ignore[arg-type]
     twice = _call(app, HOST, good, good, **get)  # type: ignore[arg-type]
-    assert twice[::2] == (401, b'{"code":1002}')
-    assert _call(app, HOST, good, **load)[::2] == (403, b'{"code":1220}')  # type: ignore[arg-type]
+    assert twice[::2] == (401, b'{"reason":"malformed"}')
+    assert _call(app, HOST, good, **load)[::2] == (403, b'{"reason":"role"}')  # type: ignore[arg-type]
     good = ("authorization", admin)
     assert _call(app, HOST, good, **load)[0] == 200  # type: ignore[arg-type]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -216,7 +217,7 @@ def test_work_for_later_waits_for_its_model(reader: Reader) -> None:
     """All lines of a batch fail while its model is unloaded for a minute."""
 
     async def work(models: Models) -> None:
-        service: Any = SimpleNamespace(models=models)
+        service: Any = SimpleNamespace(models=models, metrics=SimpleNamespace(clock=time.monotonic))
         identity: Any = SimpleNamespace(key_id="a")
         body = {"model": "second", "messages": [{"role": "user", "content": "x"}]}
         with pytest.raises(EngineFailed, match="is not loaded"):

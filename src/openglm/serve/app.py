@@ -19,7 +19,6 @@ from starlette.types import ASGIApp, Scope
 from openglm import __version__
 from openglm.errors import OpenGLMError, suggest
 from openglm.language_model import LanguageModel
-from openglm.log import logger
 from openglm.serve import background, bigmodel, legacy, openai, status
 from openglm.serve.access import Locked, check_routes
 from openglm.serve.crowd import Crowd
@@ -42,7 +41,7 @@ from openglm.serve.known import Known
 from openglm.serve.limits import LimitReached, Limits
 from openglm.serve.metrics import Metrics
 from openglm.serve.models import Models
-from openglm.serve.record import path_of, record_of
+from openglm.serve.record import report
 from openglm.serve.service import Service
 from openglm.serve.settings import ServeSettings
 from openglm.serve.web.door import Door
@@ -154,8 +153,7 @@ async def _answer(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
     found = as_serve_error(error, path.removeprefix(f"{BIGMODEL}/").removeprefix("/v1/"))
     if found.kind == "internal":
-        told = {"path": path_of(request.scope), "id": record_of(request.scope).id}
-        logger.error("a request to %(path)s failed", told, exc_info=error)
+        report(request.scope, error)
     return error_response(path, found)
 
 

@@ -13,6 +13,7 @@ from openglm.engine.prompt import Prompt
 from openglm.errors import RequestError
 from openglm.results import TokenLogprob
 from openglm.serve.conversation import conversation
+from openglm.serve.errors import ServeError
 from openglm.serve.hosted import Hosted
 from openglm.serve.runner import Place
 from openglm.serve.writing import Part, Usage, Writing
@@ -130,15 +131,17 @@ async def answer(
     messages = conversation(call.messages, tools, hosted.kind)
     sampling = dict(call.sampling)
     opening = "\n" * hosted.can_call_tools if call.schema is not None else ""
+    used = Usage()
     if call.schema is not None:
         sampling["json_schema"] = call.schema
     if call.tool_choice not in ("auto", "none"):
         name = call.tool_choice
         if name == "required":
-            name = await _chosen(hosted, call, messages, names, allow)
+            name, used = await _chosen(hosted, call, messages, names, allow)
         opening, rules = _call_of(name, tools, hosted.kind)
         sampling |= rules
     writing = await hosted.prepare([messages], "chat", sampling, place=call.place, opening=opening)
+    writing.usage.add(used)
     return ChatAnswer(hosted, writing, names, opening)
 
 
@@ -148,21 +151,24 @@ async def _chosen(
     messages: list[Any],
     names: Sequence[str],
     allow: Callable[[Writing], object],
-) -> str:
-    """The tool that the model calls when it must call one."""
+) -> tuple[str, Usage]:
+    """The tool that the model calls when it must call one, and what choosing it took."""
     if len(names) == 1:
-        return names[0]
+        return names[0], Usage()
     if not names:
         raise RequestError("tool_choice is 'required', but there are no tools")
     rules = {name: call.sampling[name] for name in ("seed", "temperature") if name in call.sampling}
     rules |= {"choice": list(names)}
     writing = await hosted.prepare([messages], "chat", rules, place=call.place)
     allow(writing)
-    texts = []
+    texts, reason = [], None
     async with aclosing(writing.parts()) as parts:
         async for part in parts:
             texts.append(part.text)
-    return "".join(texts)
+            reason = part.finish_reason
+    if reason != "stop":
+        raise ServeError("timeout", f"no tool was chosen in time ({reason})")
+    return "".join(texts), writing.usage
 
 
 def _call_of(

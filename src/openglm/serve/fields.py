@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 MOST_IGNORED, LONGEST_NAME = 16, 64
-"""So many are named, and names of so many characters are looked up among those that are known."""
+"""So many are named in a header, with so many characters; longer ones are nothing that is known."""
 
 
 class Wire(BaseModel):
@@ -57,5 +57,7 @@ def unread(value: object, schema: Mapping[str, Any]) -> Iterator[str]:
 
 def with_near(name: str, known: Collection[str]) -> str:
     """As an item of a header with a parameter (RFC 8941)."""
-    near = get_close_matches(name, known, n=1, cutoff=0.8) if len(name) <= LONGEST_NAME else []
+    if len(name) > LONGEST_NAME:
+        return name[:LONGEST_NAME]
+    near = get_close_matches(name, known, n=1, cutoff=0.8)
     return f"{name};near={near[0]}" if near else name

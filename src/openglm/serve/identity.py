@@ -10,8 +10,6 @@ from openglm.errors import OpenGLMError
 Role = Literal["user", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 Reason = Literal["missing", "malformed", "expired", "refused"]
-CODES: dict[Reason, int] = {"missing": 1001, "malformed": 1002, "expired": 1003, "refused": 1000}
-"""BigModel's codes of failed authentication, of HTTP status 401."""
 MESSAGES: dict[Reason, str] = {
     "missing": "there is no Authorization header",
     "malformed": "the Authorization header holds neither a key nor a token of one",
@@ -54,13 +52,10 @@ class AuthenticationFailed(OpenGLMError):
     def __init__(self, reason: Reason) -> None:
         super().__init__(MESSAGES[reason], hint="send Authorization: Bearer ID.SECRET")
         self.reason = reason
-        self.code = CODES[reason]
 
 
 class NotPermitted(OpenGLMError):
-    """A valid key whose role does not allow the request; HTTP status 403, BigModel's code 1220."""
-
-    code = 1220
+    """A valid key whose role does not allow the request."""
 
     def __init__(self) -> None:
         super().__init__("this needs a key of the role admin", hint="glm keys create --role admin")

@@ -124,12 +124,13 @@ class Stopwatch:
     Args:
         metrics: that are told.
         model: name of the model.
+        begun: when the call came, by the clock of the metrics.
     """
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
+    def __init__(self, metrics: Metrics, model: str, begun: float) -> None:
         self.metrics = metrics
         self.model = model
-        self.begun = metrics.clock()
+        self.begun = begun
         self.last: dict[int, float] = {}  # completion -> when its last token came
         self._waits = self._histogram("inter_token_latency_seconds")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from starlette.types import Scope
 
+from openglm.log import logger
 from openglm.serve.wire import new_id
 
 requests = logging.getLogger("openglm.requests")
@@ -78,6 +79,12 @@ def record_of(scope: Scope) -> Record:
         is_good = len(own) == 1 and CLIENTS_ID.fullmatch(own[0])  # of two, others may take another
         found = scope[_KEY] = Record(own[0].decode() if is_good else new_id("req-"))
     return found
+
+
+def report(scope: Scope, error: Exception) -> None:
+    """Logs why a request failed for which its client cannot be blamed."""
+    told = {"path": path_of(scope), "id": record_of(scope).id}
+    logger.error("a request to %(path)s failed", told, exc_info=error)
 
 
 def path_of(scope: Scope) -> str:

@@ -12,7 +12,7 @@ from fastapi import Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from openglm.serve.access import require_key
-from openglm.serve.errors import ServeError
+from openglm.serve.errors import ServeError, as_serve_error
 from openglm.serve.files import Files
 from openglm.serve.hosted import Hosted
 from openglm.serve.identity import Identity
@@ -20,7 +20,7 @@ from openglm.serve.jobs import Jobs
 from openglm.serve.limits import Admission, Limits
 from openglm.serve.metrics import Metrics, Stopwatch
 from openglm.serve.models import Models
-from openglm.serve.record import Record, record_of
+from openglm.serve.record import Record, record_of, report
 from openglm.serve.runner import Place
 from openglm.serve.wire import EventResponse, while_connected
 from openglm.serve.worker import Worker
@@ -28,9 +28,6 @@ from openglm.serve.writing import Meter, Usage, Writing
 
 REQUEST_SECONDS = 600.0
 """After which a request is ended where it stands."""
-MOST_NAMES = 32
-MOST_NAME_CHARACTERS = 64
-"""In a header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +65,7 @@ class Errand:
     Attributes:
         admission: once there is a place for it.
         hosted: the model that it keeps from being unloaded.
+        begun: when it came, by the clock of the metrics.
     """
 
     service: Service
@@ -75,6 +73,10 @@ class Errand:
     place: Place
     admission: Admission | None = None
     hosted: Hosted | None = None
+    begun: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begun = self.service.metrics.clock()
 
     @property
     def models(self) -> Models:
@@ -151,7 +153,8 @@ class Errand:
 
     def meter(self, model: str) -> Meter:
         """Times a call of a model, and counts it towards what this key may use."""
-        return _Meter(Stopwatch(self.service.metrics, model), self.admission, self.record)
+        stopwatch = Stopwatch(self.service.metrics, model, self.begun)
+        return _Meter(stopwatch, self.admission, self.record)
 
     async def _admit(self, tokens: int) -> Admission:
         return await self.service.limits.admit_later(self.identity, tokens)
@@ -208,6 +211,13 @@ class Call(Errand):
     def stream(self, events: AsyncGenerator[bytes, None], ignored: list[str]) -> Response:
         """The response that sends events; the call is over when it is."""
         return EventResponse(events, headers_of(ignored), self.leave)
+
+    def broken_off(self, error: Exception) -> ServeError:
+        """What the client of a stream may know of its end; what it did not cause is logged."""
+        found = as_serve_error(error)
+        if found.kind == "internal":
+            report(self.request.scope, error)
+        return found
 
     async def whole(self, work: Awaitable[Mapping[str, Any]], ignored: list[str]) -> Response:
         """The response with a result, unless the client leaves before."""
@@ -266,5 +276,5 @@ async def call(request: Request, identity: Annotated[Identity, Depends(require_k
 
 def headers_of(ignored: list[str]) -> dict[str, str]:
     """Names fields that did nothing; what they are called is the client's word."""
-    shown = [ascii(name)[1:-1][:MOST_NAME_CHARACTERS] for name in ignored[:MOST_NAMES]]
+    shown = [ascii(name)[1:-1] for name in ignored]
     return {"X-OpenGLM-Ignored": ", ".join(shown)} if shown else {}

@@ -68,6 +68,12 @@ class Usage:
     completion_tokens: int = 0
     cached_tokens: int = 0
 
+    def add(self, other: Usage) -> None:
+        """Counts what another writing for the same call took."""
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.cached_tokens += other.cached_tokens
+
 
 class Meter(Protocol):
     """Is told how a call goes."""

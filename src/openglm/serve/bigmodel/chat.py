@@ -14,7 +14,7 @@ from openglm.serve.bigmodel.objects import V4Completion
 from openglm.serve.bigmodel.requests import V4ChatRequest
 from openglm.serve.chat_call import ChatAnswer, answer
 from openglm.serve.document import answers
-from openglm.serve.errors import as_serve_error, bigmodel_body
+from openglm.serve.errors import bigmodel_body
 from openglm.serve.fields import ignored
 from openglm.serve.service import Call, Errand, call
 from openglm.serve.wire import DONE, event, new_id
@@ -31,7 +31,7 @@ async def chat_completions(body: V4ChatRequest, call: Annotated[Call, Depends(ca
     """Answers a conversation."""
     written, found = await begin(body, call)
     if body.stream:
-        return call.stream(_events(found, written), ignored(body))
+        return call.stream(_events(call, found, written), ignored(body))
     return await call.whole(written.collect(found), ignored(body))
 
 
@@ -51,7 +51,9 @@ async def begin(body: V4ChatRequest, errand: Errand) -> tuple[V4Completion, Chat
     return V4Completion(*settings, request_id=name, used=found.usage), found
 
 
-async def _events(found: ChatAnswer, written: V4Completion) -> AsyncGenerator[bytes, None]:
+async def _events(
+    call: Call, found: ChatAnswer, written: V4Completion
+) -> AsyncGenerator[bytes, None]:
     """The stream: a chunk for each piece, the last with reason and usage."""
     try:
         async with aclosing(found.pieces()) as pieces:
@@ -61,5 +63,5 @@ async def _events(found: ChatAnswer, written: V4Completion) -> AsyncGenerator[by
                         yield one
     except Exception as error:
         yield event(written.broken_off())
-        yield event(bigmodel_body(as_serve_error(error)))
+        yield event(bigmodel_body(call.broken_off(error)))
     yield DONE

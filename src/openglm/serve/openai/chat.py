@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Response
 
 from openglm.serve.chat_call import ChatAnswer, answer
 from openglm.serve.document import answers
-from openglm.serve.errors import as_serve_error, openai_body
+from openglm.serve.errors import openai_body
 from openglm.serve.fields import ignored
 from openglm.serve.openai.answers import ChatCompletion, ChatCompletionChunk
 from openglm.serve.openai.objects import Completion, usage
@@ -30,7 +30,7 @@ async def chat_completions(body: ChatRequest, call: Annotated[Call, Depends(call
     """Answers a conversation."""
     written, found = await begin(body, call)
     if body.stream:
-        return call.stream(_events(found, written, body.wants_usage), ignored(body))
+        return call.stream(_events(call, found, written, body.wants_usage), ignored(body))
     return await call.whole(written.collect(found), ignored(body))
 
 
@@ -49,7 +49,7 @@ async def begin(body: ChatRequest, errand: Errand) -> tuple[Completion, ChatAnsw
 
 
 async def _events(
-    found: ChatAnswer, written: Completion, wants_usage: bool
+    call: Call, found: ChatAnswer, written: Completion, wants_usage: bool
 ) -> AsyncGenerator[bytes, None]:
     """The stream: a chunk for each piece, then usage if it is wanted, then the end."""
     begun: set[int] = set()
@@ -65,5 +65,5 @@ async def _events(
         if wants_usage:
             yield event(written.frame("chat.completion.chunk", []) | usage(found.usage))
     except Exception as error:
-        yield event(openai_body(as_serve_error(error)))
+        yield event(openai_body(call.broken_off(error)))
     yield DONE

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Response
 from openglm.errors import RequestError
 from openglm.results import TokenLogprob
 from openglm.serve.document import answers
-from openglm.serve.errors import ServeError, as_serve_error, openai_body
+from openglm.serve.errors import ServeError, openai_body
 from openglm.serve.fields import ignored
 from openglm.serve.hosted import Hosted
 from openglm.serve.infilling import Gap, can_infill, infill
@@ -34,7 +34,7 @@ async def completions(body: CompletionRequest, call: Annotated[Call, Depends(cal
     """Continues texts; with `suffix`, writes what stands between prompt and suffix."""
     texts = await begin(body, call)
     if body.stream:
-        return call.stream(_events(texts), ignored(body))
+        return call.stream(_events(call, texts), ignored(body))
     return await call.whole(texts.collect(), ignored(body))
 
 
@@ -81,7 +81,7 @@ async def _prepare(hosted: Hosted, body: CompletionRequest, place: Place) -> Wri
     return await infill(hosted, gaps, body.sampling(), place)
 
 
-async def _events(texts: Texts) -> AsyncGenerator[bytes, None]:
+async def _events(call: Call, texts: Texts) -> AsyncGenerator[bytes, None]:
     try:
         await texts.echo()
         for chunk in texts.echoes():
@@ -93,7 +93,7 @@ async def _events(texts: Texts) -> AsyncGenerator[bytes, None]:
         if texts.body.wants_usage:
             yield event(texts.frame([]) | usage(texts.writing.usage))
     except Exception as error:
-        yield event(openai_body(as_serve_error(error)))
+        yield event(openai_body(call.broken_off(error)))
     yield DONE
 
 

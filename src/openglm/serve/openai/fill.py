@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Response
 from openglm.errors import RequestError
 from openglm.results import TokenLogprob
 from openglm.serve.document import answers
-from openglm.serve.errors import as_serve_error, openai_body
+from openglm.serve.errors import openai_body
 from openglm.serve.fields import ignored
 from openglm.serve.openai.answers import Filled, FilledChunk
 from openglm.serve.openai.objects import logprobs, reason, usage
@@ -35,7 +35,7 @@ async def fill(body: FillRequest, call: Annotated[Call, Depends(call)]) -> Respo
         call.measure(writing, hosted.name)
     frame = {"id": new_id("fill-"), "created": int(time.time()), "model": body.model}
     if body.stream:
-        return call.stream(_events(writing, frame), ignored(body))
+        return call.stream(_events(call, writing, frame), ignored(body))
     return await call.whole(_whole(writing, frame), ignored(body))
 
 
@@ -66,7 +66,9 @@ async def _whole(writing: Writing, frame: dict[str, Any]) -> dict[str, Any]:
     return {**frame, "object": "fill", "choices": choices} | usage(writing.usage)
 
 
-async def _events(writing: Writing, frame: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+async def _events(
+    call: Call, writing: Writing, frame: dict[str, Any]
+) -> AsyncGenerator[bytes, None]:
     """A chunk for each piece of a blank, then usage."""
     chunk = {**frame, "object": "fill.chunk"}
     try:
@@ -78,5 +80,5 @@ async def _events(writing: Writing, frame: dict[str, Any]) -> AsyncGenerator[byt
                 yield event({**chunk, "choices": [choice | scored]})
         yield event({**chunk, "choices": []} | usage(writing.usage))
     except Exception as error:
-        yield event(openai_body(as_serve_error(error)))
+        yield event(openai_body(call.broken_off(error)))
     yield DONE

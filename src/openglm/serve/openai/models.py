@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Literal, NotRequired
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from openglm.serve.fields import Wire
+from openglm.serve.fields import Wire, ignored
 from openglm.serve.known import Known, State
-from openglm.serve.service import Call, call
+from openglm.serve.service import Call, call, headers_of
 
 router = APIRouter()
 
@@ -90,10 +90,10 @@ async def get_model(
 
 @router.post("/tokenize")
 async def tokenize(
-    body: TokenizeRequest,
-    call: Annotated[Call, Depends(call)],
+    body: TokenizeRequest, response: Response, call: Annotated[Call, Depends(call)]
 ) -> Tokens:
     """The ids of a text; command tokens in it are text."""
+    response.headers.update(headers_of(ignored(body)))
     hosted = call.models.find(body.model)
     async with call.visiting(hosted):
         hosted.check_length([body.text])
@@ -103,10 +103,10 @@ async def tokenize(
 
 @router.post("/detokenize")
 async def detokenize(
-    body: DetokenizeRequest,
-    call: Annotated[Call, Depends(call)],
+    body: DetokenizeRequest, response: Response, call: Annotated[Call, Depends(call)]
 ) -> Text:
     """The text of ids."""
+    response.headers.update(headers_of(ignored(body)))
     hosted = call.models.find(body.model)
     async with call.visiting(hosted):
         return {"text": await asyncio.to_thread(hosted.model.tokenizer.decode, body.tokens)}

@@ -185,6 +185,8 @@ class ChatRequest(Sampled):
     def unread(self) -> Iterator[str]:
         """As elsewhere, and of the messages what no model is told."""
         yield from super().unread()
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            yield "max_tokens"
         for index, message in enumerate(self.messages):
             yield from (f"messages.{index}.{name}" for name in unread_of(message))
 
