@@ -69,6 +69,19 @@ def test_int8_of_zeros_is_zero():
     assert not pages.key_scales[1, :, :3].any()
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16, torch.float32])
+def test_what_is_not_finite_stays_so(dtype, wrong):
+    """No integer is NaN, and a damaged network goes on writing."""
+    pages = empty_pages(dtype)
+    vectors = torch.ones(3, KV_HEADS, WIDTH)
+    vectors[1, 0, 2] = wrong
+    part = segments([3], [3], [0], torch.tensor([[1]], dtype=torch.int32))
+    store(pages, vectors, vectors, part)
+    found = attend(torch.ones(3, KV_HEADS, WIDTH), pages, part)
+    assert not torch.isfinite(found[1:, 0]).all(-1).any()
+
+
 def test_bfloat16_pages_hold_rounded_values():
     """Keys in bf16 are attended to in another dtype than that of the queries."""
     queries, pages, last, whole = filled(torch.bfloat16)

@@ -93,11 +93,17 @@ class Pages {
                 ((uint16_t*)pages)[at_number + d * step] = (uint16_t)(rounded >> 16);
             }
         } else {
-            float largest = 0;
-            for (int64_t d = 0; d < head_dim_; d++) largest = std::max(largest, std::fabs(from[d]));
+            float largest = 0, poison = 0;  // no integer is NaN, so the scale must be
+            for (int64_t d = 0; d < head_dim_; d++) {
+                largest = std::max(largest, std::fabs(from[d]));
+                poison += from[d] * 0.0f;
+            }
             const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-            for (int64_t d = 0; d < head_dim_; d++) ((int8_t*)pages)[at_number + d * step] = (int8_t)std::nearbyint(from[d] * inverse);
-            scales[at_scale] = largest / 127.0f;
+            for (int64_t d = 0; d < head_dim_; d++) {
+                const float whole = std::nearbyint(from[d] * inverse);
+                ((int8_t*)pages)[at_number + d * step] = std::isfinite(whole) ? (int8_t)whole : (int8_t)0;
+            }
+            scales[at_scale] = largest / 127.0f + poison;
         }
     }
 
