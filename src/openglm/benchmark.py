@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from openglm.engine.conventions import Style
-from openglm.engine.engine import MAX_BATCH_TOKENS, Engine, memory_for
+from openglm.engine.engine import MAX_BATCH_TOKENS, Engine, memory_of_one
 from openglm.engine.params import SamplingParams
 from openglm.engine.prompt import Prompt
 from openglm.engine.reader import PagedReader, reader_for
-from openglm.engine.writer import Asked
+from openglm.engine.writer import Asked, most_tokens
 from openglm.errors import RequestError
 from openglm.kernels.cpu import module
 from openglm.model import Transformer
@@ -189,7 +189,8 @@ def _run_engine(
         Asked(Prompt(ids, [length - 1], ["", ""], 0, frozenset(), style), params)
         for ids in _random_ids(network, batch_size, length).tolist()
     ]
-    engine = Engine(network, memory_bytes=memory_for(network, asked))
+    longest = most_tokens(asked[0].prompt, params)
+    engine = Engine(network, memory_bytes=batch_size * memory_of_one(network, longest))
     requests = [engine.add(*one) for one in asked]
     start = perf_counter()
     while not all(request.steps for request in requests):

@@ -266,6 +266,9 @@ def test_requests_that_never_fit_are_refused_with_the_numbers():
     for wrong in ({"priority": "high"}, {"tenant": 3}):
         with pytest.raises(RequestError, match="must be a whole number"):
             engine.add(prompt_of(9), LONG, **wrong)
+    for wrong in ("5", float("nan"), True):
+        with pytest.raises(RequestError, match="engine's clock"):
+            engine.add(prompt_of(9), LONG, deadline=wrong)
     assert not engine.has_work
     engine.add(prompt_of(9), SamplingParams(max_tokens=1), tenant="\udc80")
     finish(engine)
@@ -275,6 +278,8 @@ def test_requests_that_never_fit_are_refused_with_the_numbers():
     ("settings", "message"),
     [
         ({"memory_bytes": 8191}, "holds no page: one of 32 tokens takes 16384 bytes"),
+        ({"memory_bytes": 1e9}, "must be a whole number"),
+        ({"memory_bytes": 1 << 70}, "more than the system gives"),
         ({"kv_dtype": "int9"}, "unknown kv_dtype 'int9'"),
         ({"max_batch_tokens": 0}, "max_batch_tokens=0 must be at least 1"),
         ({"max_drafts": 65}, "max_drafts=65 must be from 0"),

@@ -191,6 +191,10 @@ class Engine:
         deadline: float | None,
     ) -> Request:
         """Lets a request in that was admitted."""
+        if deadline is not None and not (type(deadline) in (int, float) and deadline == deadline):
+            raise RequestError(
+                f"deadline={deadline!r} must be a reading of the engine's clock in seconds, or None"
+            )
         if type(priority) is not int or not isinstance(tenant, str):
             raise RequestError(
                 f"priority={priority!r} must be a whole number, tenant={tenant!r} a text"
@@ -382,10 +386,14 @@ def memory_for(model: Transformer, asked: Sequence[Asked]) -> int:
 
 def memory_of(model: Transformer, lengths: Sequence[int]) -> int:
     """Likewise, of texts with so many tokens, one at least."""
-    num_prefix = 0 if model.prefix is None else model.prefix.keys.shape[1]
-    page = page_bytes(model.config, model.dtype)
-    sizes = [pages_for(num_prefix + length) * page for length in lengths]
+    sizes = [memory_of_one(model, length) for length in lengths]
     return min(sum(sizes), max(MEMORY_BYTES, *sizes))
+
+
+def memory_of_one(model: Transformer, length: int) -> int:
+    """Bytes that hold one text with so many tokens."""
+    num_prefix = 0 if model.prefix is None else model.prefix.keys.shape[1]
+    return pages_for(num_prefix + length) * page_bytes(model.config, model.dtype)
 
 
 def finish(engine: Engine, requests: Iterable[Request]) -> None:

@@ -79,6 +79,8 @@ class PagedCache:
         self.num_prefix = 0 if model.prefix is None else model.prefix.keys.shape[1]
         config = model.config
         self.page_bytes = page_bytes(config, self.dtype)
+        if type(memory_bytes) is not int:
+            raise RequestError(f"memory_bytes={memory_bytes!r} must be a whole number")
         self.num_pages = memory_bytes // self.page_bytes
         if self.num_pages < 1:
             raise RequestError(
@@ -88,9 +90,9 @@ class PagedCache:
             )
         try:
             self.layers = [self._empty(config) for _ in range(config.num_cached_layers)]
-        except OSError as error:
+        except (OSError, OverflowError, torch.OutOfMemoryError) as error:
             raise RequestError(
-                f"memory_bytes={memory_bytes} is more than the system gives: {error.strerror}",
+                f"memory_bytes={memory_bytes} is more than the system gives: {error}",
                 hint="give less, or leave it out",
             ) from error
 

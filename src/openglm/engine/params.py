@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +24,11 @@ MOST_TEXTS, LONGEST_TEXT = 256, 1024
 """Of `stop`, `bad_words` and `choice`: each is looked for at every token."""
 LARGEST_BIAS = 100
 """Of a logit: OpenAI's limit, beyond which nothing changes in float32."""
-LARGEST_PENALTY = 100
-"""Of a length, as an exponent."""
+LARGEST_PENALTY = 50
+"""Of a length, as an exponent: a million tokens to this power are a float64, and so is one over
+that."""
+LARGEST_TEMPERATURE = 1e30
+"""Far below the largest float32, and all tokens are equally likely there already."""
 CONSTRAINTS = ("json_schema", "regex", "grammar", "choice")
 """What a text must match: one of them at most."""
 
@@ -132,7 +134,8 @@ class SamplingParams:
 
     def _ranges(self) -> Iterator[tuple[bool, str, str]]:
         """Checks of the choice of a token: passed, name, what is allowed. NaN passes none."""
-        yield 0 <= self.temperature < math.inf, "temperature", "0 (greedy) or more, and finite"
+        limits = f"from 0 (greedy) to {LARGEST_TEMPERATURE:g}"
+        yield 0 <= self.temperature <= LARGEST_TEMPERATURE, "temperature", limits
         yield self.top_k >= 0, "top_k", "0 (off) or more"
         yield 0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (off)"
         yield 0 <= self.min_p <= 1, "min_p", "from 0 (off) to 1"
