@@ -33,7 +33,8 @@ def quantize_calibrated(
 ) -> PackedWeight:
     """Quantizes a weight for inputs with these second moments.
 
-    Memory: a copy of the weight and two of the moments, in float32.
+    Memory: a copy of the weight and two of the moments in float32, and another of the moments where
+    columns are padded or reordered.
 
     Args:
         weight: (N, K) floats.
@@ -47,13 +48,14 @@ def quantize_calibrated(
     num_columns = weight.shape[1]
     missing = -num_columns % packing.group_size
     w = pad(weight.float(), (0, missing), mode="replicate")
-    h = pad(moments, (0, missing, 0, missing))
+    h = pad(moments, (0, missing, 0, missing)) if missing else moments
     order = torch.arange(w.shape[1])
     static = None
     if activation_order:
         order = torch.argsort(h.diagonal(), descending=True)
         static = find_grid(w.view(len(w), -1, packing.group_size), packing)
-    spread = inverse_factor(h[order][:, order])
+        h = h[order[:, None], order]
+    spread = inverse_factor(h)
     integers = torch.empty(w.shape, dtype=torch.uint8)
     rounding = _Rounding(packing, static, integers)
     w = w[:, order]  # a copy, which is changed
@@ -147,11 +149,13 @@ def inverse_factor(moments: Tensor) -> Tensor:
     unused = torch.where(diagonal == 0, 1.0, 0.0)
     mean = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
     for share in DAMPING:
-        damped = moments + torch.diag(unused + share * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        work = moments.clone()  # each step lets go of the one before: two matrices at a time
+        work.diagonal().add_(unused + share * mean)
+        work, failed = torch.linalg.cholesky_ex(work)
         if failed:
             continue
-        upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        work = torch.cholesky_inverse(work)
+        work, failed = torch.linalg.cholesky_ex(work, upper=True)
         if not failed:
-            return torch.as_tensor(upper)
+            return torch.as_tensor(work)
     raise DataError("the second moments of the calibration text cannot be inverted")
