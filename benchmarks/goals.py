@@ -120,7 +120,7 @@ ROWS = (
     *BARS,
     Row(
         benchmark="engine_cpu",
-        label="decode INT4 in groups of 32, context 32",
+        label="decode INT4 in groups of 32, context 32 (its peer in an earlier minute)",
         path=f"small_groups/{DECODE}",
         over=f"{INT4}/decode/llama_cpp/{DECODE}",
         against=LLAMA,
@@ -131,7 +131,7 @@ ROWS = (
     _share("context 2,048"),
     Row(
         benchmark="engine_cpu",
-        label="times slower with a busy neighbour",
+        label="times slower with a busy neighbour (the quiet minute before)",
         path=f"{INT4}/decode/ours/{DECODE}",
         over=f"busy_neighbour/ours/{DECODE}",
         at_most=2.2,
@@ -183,11 +183,8 @@ ROWS = (
     *(
         Row(
             benchmark="speculation",
-            label=label,
-            path=f"{place}/guessed_tokens_per_s",
-            over=f"{place}/plain_tokens_per_s",
-            against="plain",
-            unit="tokens/s",
+            label=f"{label}, times plain decoding",
+            path=f"{place}/ratio",  # of rounds in pairs
             at_least=at_least,
         )
         for label, place, at_least in GUESSED
