@@ -18,6 +18,7 @@ from openglm.train import checkpoint
 from openglm.train.config import load_run_config
 from openglm.train.loop import Trainer
 from openglm.train.metrics import read_metrics
+from openglm.train.pretraining import Pretraining
 from openglm.train.watchdog import ZERO_STEPS, Watchdog
 
 GLM = [sys.executable, "-c", "from openglm.cli.main import main; main()"]
@@ -71,7 +72,7 @@ def test_a_kill_while_saving_leaves_the_previous_checkpoint(
 ) -> None:
     """A torn checkpoint must never be taken for a complete one."""
     config = load_run_config(corpus / "tiny.toml")
-    trainer = Trainer(config, tmp_path / "run", tmp_path / "cache")
+    trainer = Trainer(Pretraining(config, tmp_path / "cache"), tmp_path / "run")
     trainer.save()
 
     def die(*_: object) -> None:

@@ -12,7 +12,7 @@ from openglm.errors import ConfigError
 from openglm.model import build, initialize
 from openglm.settings import read_toml_with_base
 from openglm.train.config import OptimizerConfig, TrainConfig, load_run_config
-from openglm.train.loop import Trainer
+from openglm.train.pretraining import Pretraining
 
 MODEL = ModelConfig(
     vocab_size=320,
@@ -68,8 +68,8 @@ def test_a_run_starts_from_the_weights_of_a_checkpoint(run: Path, mini) -> None:
     """Continued pretraining would silently start from nothing."""
     config = dataclasses.replace(MODEL, vocab_size=mini.vocab_size, activation="gelu_tanh")
     weights = write_start(run / "start", config)
-    trainer = Trainer(load_run_config(run / "run.toml"), run / "out", run / "cache")
-    started = dict(trainer.model.named_parameters())
+    task = Pretraining(load_run_config(run / "run.toml"), run / "cache")
+    started = dict(task.model.named_parameters())
     assert all(torch.equal(weights[name], started[name]) for name in weights)
     assert all(parameter.requires_grad for parameter in started.values())
 
@@ -79,7 +79,7 @@ def test_a_checkpoint_of_another_network_is_refused(run: Path, mini) -> None:
     other = dataclasses.replace(MODEL, vocab_size=mini.vocab_size, num_layers=2)
     write_start(run / "start", other)
     with pytest.raises(ConfigError, match="num_layers differ"):
-        Trainer(load_run_config(run / "run.toml"), run / "out", run / "cache")
+        Pretraining(load_run_config(run / "run.toml"), run / "cache")
 
 
 def test_a_recipe_extends_another_key_by_key(tmp_path: Path) -> None:

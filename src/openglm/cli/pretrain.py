@@ -66,17 +66,13 @@ def pretrain(
     from openglm.home import home
     from openglm.loading import pick_device
     from openglm.train.loop import Trainer
+    from openglm.train.pretraining import Pretraining
 
     view = _JsonLines() if json else _Progress(settings.train.steps)
     with view:
-        trainer = Trainer(
-            settings,
-            folder,
-            cache=home() / "corpora",
-            device=str(pick_device(device)),
-            on_report=view.report,
-            on_prepare=view.prepare,
-        )
+        place = pick_device(device)
+        task = Pretraining(settings, home() / "corpora", place, view.prepare)
+        trainer = Trainer(task, folder, place, view.report)
         if resume:
             trainer.resume()
             view.resumed(trainer.step)

@@ -1,7 +1,7 @@
 """Training checkpoints: safetensors and JSON, written atomically, the latest few kept.
 
     RUN/checkpoints/step-00000500/
-        model.safetensors        float32 master weights
+        model.safetensors        float32 master weights of what is trained
         optimizer.safetensors    AdamW moments and step counts, named by parameter
         state.json               step, tokens seen
 
@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from openglm.errors import CheckpointError
+from openglm.train.task import trained
 
 _STEP = re.compile(r"step-(\d{8})")
 
@@ -42,7 +43,7 @@ def save(
         shutil.rmtree(abandoned)
     building = folder / f".building-{os.getpid()}"
     building.mkdir()
-    save_file(dict(model.state_dict()), building / "model.safetensors")
+    save_file({name: p.data for name, p in trained(model).items()}, building / "model.safetensors")
     save_file(_moments(model, optimizer), building / "optimizer.safetensors")
     (building / "state.json").write_text(json.dumps(state))
     for path in building.iterdir():
@@ -74,7 +75,7 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> d
         weights = load_file(path / "model.safetensors")
         moments = load_file(path / "optimizer.safetensors")
         state = _read_state(path / "state.json")
-        model.load_state_dict(weights)
+        _set_weights(model, weights)
         _set_moments(model, optimizer, moments)
     except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(
@@ -92,10 +93,23 @@ def _read_state(path: Path) -> dict[str, int]:
     return state
 
 
+@torch.no_grad()
+def _set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Every trained parameter, from exactly one tensor of its shape; else `ValueError`."""
+    wanted = trained(model)
+    if differing := sorted(wanted.keys() ^ weights.keys()):
+        raise ValueError(f"its tensors are not those that are trained: {', '.join(differing[:5])}")
+    for name, parameter in wanted.items():
+        if parameter.shape != weights[name].shape:
+            shapes = f"{tuple(weights[name].shape)}, not {tuple(parameter.shape)}"
+            raise ValueError(f"{name} has the shape {shapes}")
+        parameter.copy_(weights[name])
+
+
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{name}/{key}": value
-        for name, parameter in model.named_parameters()
+        for name, parameter in trained(model).items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
 
@@ -103,7 +117,7 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 def _set_moments(
     model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]
 ) -> None:
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained(model).items():
         optimizer.state[parameter] = {
             key: moments[f"{name}/{key}"].to(parameter.device)
             for key in ("step", "exp_avg", "exp_avg_sq")

@@ -9,12 +9,15 @@ from openglm.train.config import OptimizerConfig
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Everything decays, except LayerNorm parameters and biases."""
+    """All that is trained decays, except parameters of norms and biases."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for module in model.modules():
+        is_norm = isinstance(module, nn.LayerNorm | nn.RMSNorm)
         for name, parameter in module.named_parameters(recurse=False):
-            is_plain = isinstance(module, nn.LayerNorm) or name == "bias"
+            if not parameter.requires_grad:
+                continue
+            is_plain = is_norm or name == "bias"
             (plain if is_plain else decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay},
