@@ -68,9 +68,9 @@ def attack(
             "--full",
             help=say(
                 "10,000 idle streams instead of 64, 1,000 disconnects instead of 120, "
-                "100,000 mutations instead of 300: an hour or more.",
+                "100,000 mutations instead of 300: a quarter of an hour or more.",
                 "以 10,000 个闲置流、1,000 次断开、100,000 次变异请求"
-                "（默认 64、120、300）检验，需一小时以上。",
+                "（默认 64、120、300）检验，需一刻钟以上。",
             ),
         ),
     ] = False,
