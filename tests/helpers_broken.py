@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import mmap
 import re
 from collections.abc import Awaitable, Callable
 from posixpath import normpath
@@ -203,7 +204,8 @@ def keeps_everything(app: ASGIApp, key: str) -> ASGIApp:
     kept = []
 
     async def keeping(scope: Scope, receive: Receive, send: Send) -> None:
-        kept.append(b"x" * 500_000)
+        kept.append(mmap.mmap(-1, 500_000))  # of the system: a process has freed memory in store
+        kept[-1].write(b"x" * 500_000)
         await app(scope, receive, send)
 
     return keeping

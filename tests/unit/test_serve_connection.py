@@ -196,6 +196,9 @@ def test_calls_that_take_too_long_are_broken_off(monkeypatch: pytest.MonkeyPatch
         server = Server(answer, LIMIT_SECONDS)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
         with socket.create_connection(listener.getsockname(), timeout=10) as plug:
             plug.sendall(REQUEST)
             while not server.draining.num_calls:

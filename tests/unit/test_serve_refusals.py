@@ -19,6 +19,7 @@ from openglm.serve.invalid import invalid_body
 from openglm.serve.openai.requests import ChatRequest, CompletionRequest
 from openglm.serve.runner import Place
 from openglm.serve.server import bind
+from openglm.serve.service import headers_of
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 TEXT = {"model": "m", "prompt": "x"}
@@ -103,6 +104,16 @@ DEEP = [
 def test_a_field_inside_another_is_named(request_type, more, name):
     """What is ignored is only told if it stands at the top."""
     assert ignored(request_type.model_validate(CHAT | more)) == [name]
+
+
+@pytest.mark.parametrize("name", ["x" * 63 + " y", " x", "\r\nX: 1", "\u00e9" * 64, " "])
+def test_names_are_headers(name):
+    """A name that its client chose is no header, and the answer is lost."""
+    request = CompletionRequest.model_validate(TEXT | {name: 1})
+    (value,) = headers_of(ignored(request)).values()
+    assert value == value.strip()
+    assert value.isprintable()
+    assert len(value) <= 160
 
 
 def test_of_two_bounds_one_counts():

@@ -28,6 +28,8 @@ from openglm.serve.writing import Meter, Usage, Writing
 
 REQUEST_SECONDS = 600.0
 """After which a request is ended where it stands."""
+MOST_NAME_CHARACTERS = 160
+"""In a header: two names with what is between them, see `with_near`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,5 +278,6 @@ async def call(request: Request, identity: Annotated[Identity, Depends(require_k
 
 def headers_of(ignored: list[str]) -> dict[str, str]:
     """Names fields that did nothing; what they are called is the client's word."""
-    shown = [ascii(name)[1:-1] for name in ignored]
+    # A value with a blank at either end is no header, and an escape may be ten times as long.
+    shown = [ascii(name)[1:-1][:MOST_NAME_CHARACTERS].strip() for name in ignored]
     return {"X-OpenGLM-Ignored": ", ".join(shown)} if shown else {}
