@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from openglm.adapters.files import base_of, is_adapter, load_lora
+from openglm.adapters.lora import merge
 from openglm.adapters.prefix import load_prefix
 from openglm.checkpoints import (
     describe_checkpoint,
@@ -40,6 +42,7 @@ def load(
     description: dict[str, Any] | None = None,
     exact_rotary: bool = False,
     prefix: str | Path | None = None,
+    adapter: str | Path | None = None,
     random_weights: bool = False,
     activations: str = "auto",
 ) -> LanguageModel:
@@ -59,6 +62,9 @@ def load(
         exact_rotary: compute rotary angles in float32. GLM-130B, ChatGLM-6B, ChatGLM2 and CodeGeeX2
             were released, and trained, with half-precision angles; False does as they do.
         prefix: a P-Tuning v2 checkpoint (folder or file) that was trained for this model.
+        adapter: folder of a LoRA adapter, ours or peft's, that was trained for this model; it is
+            merged into float weights. `name` may be such a folder itself, of `glm finetune`: it
+            says which model it belongs to.
         random_weights: draw weights instead of reading them; `name` may be any preset. For
             measuring speed and memory: such a model writes noise, and has no tokenizer.
         activations: how they meet integer weights in the compiled CPU kernels. float32: as they
@@ -79,7 +85,7 @@ def load(
             f"unknown activations {activations!r}", hint=f"one of {', '.join(ACTIVATIONS)}"
         )
     if random_weights:
-        if tokenizer or description or exact_rotary or prefix:
+        if tokenizer or description or exact_rotary or prefix or adapter:
             raise UsageError("random_weights goes with name, dtype and device only")
         config, kind = _architecture(str(name)), kind or torch.bfloat16
         check_memory(str(name), config, dtype_name(kind, scheme), place)
@@ -87,6 +93,8 @@ def load(
         network = _for_kernels(network, dtype, activations, scheme)
         return LanguageModel(network, None, f"{name} (random weights)")
     folder = find_model(str(name))
+    if adapter is None and is_adapter(folder):
+        folder, adapter = find_model(base_of(folder)), folder
     source = open_checkpoint(folder, description, exact_rotary)
     stays = dtype_name(kind or source.stored_dtype, source.scheme or scheme)
     check_memory(str(name), source.config, stays, place)
@@ -94,6 +102,9 @@ def load(
     network = loaded.model
     if prefix is not None:
         network.prefix = load_prefix(Path(prefix), loaded.config)
+    if adapter is not None:
+        load_lora(Path(adapter), network)
+        merge(network)
     network = _for_kernels(network, dtype, activations, loaded.scheme)
     found, problem = None, None
     try:

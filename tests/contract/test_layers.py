@@ -62,6 +62,7 @@ SIBLINGS = {
     ("planning", "memory"),
     ("home", "registry"),
     ("adapters", "checkpoints"),
+    ("adapters", "quant"),  # gradients through integers
     ("checkpoints", "chat"),  # GGUF files hold the chat template
     ("checkpoints", "quant"),
     ("compiled", "quant"),

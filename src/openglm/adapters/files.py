@@ -1,0 +1,201 @@
+"""Adapters as files that peft reads, beside a note of the model that they belong to.
+
+adapter_config.json         peft's settings
+adapter_model.safetensors   base_model.model.OFFICIAL_NAME.lora_A.weight, ... lora_B.weight
+openglm.json                name and fingerprint of the base model; peft does not look at it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from openglm.adapters.lora import LoraConfig, add_lora, chosen_sites, set_tensors, tensors
+from openglm.errors import CheckpointError
+from openglm.log import logger
+from openglm.model import Transformer
+
+SETTINGS, WEIGHTS, NOTE = "adapter_config.json", "adapter_model.safetensors", "openglm.json"
+PREFIX = "base_model.model."
+"""Of every name in peft's files."""
+REFUSED: dict[str, Any] = {
+    "use_dora": False,
+    "use_rslora": False,
+    "fan_in_fan_out": False,
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "layers_to_transform": None,
+}
+"""Variants of peft that are not LoRA as it is here, and the values without effect."""
+
+
+def save_lora(folder: Path, model: Transformer, config: LoraConfig, base: str) -> None:
+    """Writes the adapter of a network.
+
+    Args:
+        folder: made if missing.
+        model: adapted.
+        config: of the adapter.
+        base: name of the model that it belongs to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = tensors(model, config.targets)
+    save_file({PREFIX + name: each.contiguous() for name, each in found.items()}, folder / WEIGHTS)
+    names = {site.name.rpartition(".")[2] for site in chosen_sites(model.config, config.targets)}
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": sorted(names),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    _write(folder / SETTINGS, settings)
+    _write(folder / NOTE, {"base": base, "base_fingerprint": fingerprint(model)})
+
+
+def load_lora(path: Path, model: Transformer) -> LoraConfig:
+    """Puts an adapter into a network.
+
+    Args:
+        path: folder of our files, or peft's.
+        model: without adapters; all of it is frozen.
+
+    Returns:
+        its settings.
+
+    Raises:
+        CheckpointError: files are missing or damaged, it was trained for another model, or a tensor
+            is missing, unknown or of another shape.
+    """
+    settings = _read(path / SETTINGS)
+    _check_settings(path, settings)
+    _check_base(path / NOTE, model)
+    try:
+        config = LoraConfig(
+            rank=settings["r"],
+            alpha=float(settings["lora_alpha"]),
+            dropout=float(settings.get("lora_dropout", 0.0)),
+            targets=sorted(settings["target_modules"]),
+        )
+        weights = {_own_name(n): t.float() for n, t in load_file(path / WEIGHTS).items()}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the adapter {path} cannot be read: {error!r}") from error
+    add_lora(model, config, seed=0)
+    _check_tensors(path, tensors(model, config.targets), weights)
+    set_tensors(model, config.targets, weights)
+    return config
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a folder holds an adapter and no model."""
+    return (path / SETTINGS).is_file() and (path / WEIGHTS).is_file()
+
+
+def base_of(path: Path) -> str:
+    """Name or folder of the model that an adapter belongs to.
+
+    Raises:
+        CheckpointError: it does not say so.
+    """
+    told = _read(path / NOTE) if (path / NOTE).is_file() else _read(path / SETTINGS)
+    base = told.get("base", told.get("base_model_name_or_path"))
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(
+            f"the adapter {path} does not say which model it belongs to",
+            hint="name the model, and give the folder as adapter=",
+        )
+    return base
+
+
+def fingerprint(model: Transformer) -> str:
+    """Of the weights that quantization leaves alone: norms and biases, rounded to bfloat16.
+
+    So an adapter that was trained beside integers fits the same model in floats. Two models that
+    differ in their matrices only, such as one and its merged adapter, are not told apart.
+    """
+    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    for name, parameter in sorted(model.named_parameters()):
+        if parameter.dim() == 1 and not name.endswith(("weight_scale", "weight_minimum")):
+            bits = parameter.detach().cpu().to(torch.bfloat16).view(torch.int16)
+            digest.update(name.replace(".base.", ".").encode())
+            digest.update(bits.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _own_name(name: str) -> str:
+    return name.removeprefix(PREFIX)
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    if settings.get("peft_type") != "LORA":
+        raise CheckpointError(
+            f"{path} is an adapter of the kind {settings.get('peft_type')!r}",
+            hint="LORA is read here; prefixes of P-Tuning v2 are given as prefix=",
+        )
+    for key, harmless in REFUSED.items():
+        if settings.get(key, harmless) not in (harmless, None):
+            raise CheckpointError(f"{path}: {key}={settings[key]!r} is not supported")
+    if settings.get("bias", "none") != "none":
+        raise CheckpointError(f"{path}: bias={settings['bias']!r} is not supported; only 'none' is")
+    if not isinstance(settings.get("target_modules"), list):
+        raise CheckpointError(
+            f"{path}: target_modules={settings.get('target_modules')!r} is no list of names"
+        )
+
+
+def _check_base(note: Path, model: Transformer) -> None:
+    if not note.is_file():
+        logger.warning(
+            "%s does not say which model it was trained for; beside another it writes nonsense",
+            note.parent,
+        )
+        return
+    told = _read(note)
+    if told.get("base_fingerprint") != fingerprint(model):
+        raise CheckpointError(
+            f"the adapter {note.parent} was trained for {told.get('base')!r}, and this model has "
+            "other weights",
+            hint="load the model that it was trained for",
+        )
+
+
+def _check_tensors(path: Path, wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+    missing, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    both = sorted(wanted.keys() & given.keys())
+    wrong = [name for name in both if wanted[name].shape != given[name].shape]
+    for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", wrong)):
+        if names:
+            raise CheckpointError(
+                f"the adapter {path} does not fit this model: {len(names)} tensors are {what}, "
+                f"such as {names[0]}",
+                hint="it was trained for another model",
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}",
+            hint=f"an adapter is a folder with {SETTINGS} and {WEIGHTS}",
+        ) from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is no JSON object")
+    return found
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
