@@ -19,19 +19,21 @@ class ChatFormat:
     Args:
         write: messages to the ids that ask for the next one.
         read: what the model wrote, and the conversation before it, to its answer.
+        answer: an answer to the ids that the model is to write behind `write`, without its end.
     """
 
     write: Callable[[Tokenizer, Sequence[Message]], list[int]]
     read: Callable[[str, Sequence[Message]], Reply]
+    answer: Callable[[Tokenizer, Message], list[int]]
 
 
-CHATGLM = ChatFormat(templates.chatglm, replies.chatglm)
+CHATGLM = ChatFormat(templates.chatglm, replies.chatglm, templates.plain_answer)
 FORMATS = {
     "chatglm": CHATGLM,
     "chatglm-icetk": CHATGLM,
-    "chatglm2": ChatFormat(templates.chatglm2, replies.chatglm2),
-    "chatglm3": ChatFormat(templates.with_roles, replies.chatglm3),
-    "glm4": ChatFormat(templates.glm4, replies.glm4),
+    "chatglm2": ChatFormat(templates.chatglm2, replies.chatglm2, templates.plain_answer),
+    "chatglm3": ChatFormat(templates.with_roles, replies.chatglm3, templates.answer_of_role),
+    "glm4": ChatFormat(templates.glm4, replies.glm4, templates.answer_of_role),
 }
 
 
@@ -51,6 +53,11 @@ def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
             "this model was not trained to chat", hint="use generate, or fill with blanks"
         )
     return FORMATS[tokenizer.kind].write(tokenizer, messages)
+
+
+def answer_ids(tokenizer: Tokenizer, message: Message) -> list[int]:
+    """The ids of an answer behind `prompt_ids`, without the token that ends it."""
+    return FORMATS[tokenizer.kind].answer(tokenizer, message)
 
 
 def read_reply(kind: str, text: str, asked: Sequence[Message]) -> Reply:

@@ -79,9 +79,20 @@ def with_roles(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
             tools = json.dumps(list(message.tools), indent=4, ensure_ascii=False)
             content = f"{content}\n{tools}"
         ids.append(special.get(message.role).id)
-        ids += tokenizer.encode(f"{message.metadata}\n")
-        ids += tokenizer.encode(content)
+        ids += answer_of_role(tokenizer, Message(message.role, content, message.metadata))
     return [*ids, special.get("assistant").id]
+
+
+def answer_of_role(tokenizer: Tokenizer, message: Message) -> list[int]:
+    """What stands behind the token of a role: metadata and newline, then the content."""
+    return [*tokenizer.encode(f"{message.metadata}\n"), *tokenizer.encode(message.content)]
+
+
+def plain_answer(tokenizer: Tokenizer, message: Message) -> list[int]:
+    """An answer of a model without roles."""
+    if message.metadata:
+        raise RequestError("this model does not know tools", hint="ChatGLM3 and GLM-4 do")
+    return tokenizer.encode(message.content)
 
 
 def _rounds(messages: Sequence[Message]) -> tuple[list[tuple[str, str]], str]:

@@ -71,7 +71,7 @@ def read_rows(config: SourceConfig, folder: Path, holdout: float) -> Iterator[Ro
         raise DataError(
             f"source {config.name!r}: there is no file {path}", hint="check data.folder and path"
         )
-    for number, fields in enumerate(_read_fields(path), start=1):
+    for number, (_, fields) in enumerate(read_fields(path), start=1):
         documents = [
             _fill(template, fields, f"{path}, entry {number}") for template in config.templates
         ]
@@ -80,7 +80,12 @@ def read_rows(config: SourceConfig, folder: Path, holdout: float) -> Iterator[Ro
         yield Row([text for text in documents if text.strip()], held_out)
 
 
-def _read_fields(path: Path) -> Iterator[dict[str, Any]]:
+def read_fields(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number, from 1, and fields of each JSON line; of a plain text each paragraph as `text`.
+
+    Raises:
+        DataError: undecodable, or a line that is no JSON object.
+    """
     suffixes = [suffix for suffix in path.suffixes if suffix not in (".xz", ".gz")]
     is_json = bool(suffixes) and suffixes[-1] in (".jsonl", ".json")
     try:
@@ -88,7 +93,7 @@ def _read_fields(path: Path) -> Iterator[dict[str, Any]]:
             if is_json:
                 yield from _json_lines(path, file)
             else:
-                yield from ({"text": text} for text in _paragraphs(file))
+                yield from enumerate(({"text": text} for text in _paragraphs(file)), start=1)
     except (UnicodeDecodeError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}", hint="is it complete UTF-8?") from error
 
@@ -101,7 +106,7 @@ def _open(path: Path) -> IO[str]:
     return path.open(encoding="utf-8")
 
 
-def _json_lines(path: Path, file: IO[str]) -> Iterator[dict[str, Any]]:
+def _json_lines(path: Path, file: IO[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
@@ -111,7 +116,7 @@ def _json_lines(path: Path, file: IO[str]) -> Iterator[dict[str, Any]]:
             raise DataError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(fields, dict):
             raise DataError(f"{path}, line {number} is not a JSON object")
-        yield fields
+        yield number, fields
 
 
 def _paragraphs(file: IO[str]) -> Iterator[str]:

@@ -51,18 +51,17 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
+class LoopConfig:
     """The loop.
 
     Args:
         steps: optimizer steps in all.
-        batch_size: packed sequences per micro-batch.
+        batch_size: sequences per micro-batch.
         accumulation: micro-batches per step.
-        sequence_length: tokens per packed sequence, before blanks are made.
+        sequence_length: tokens of each at most; in pretraining, of each before blanks are made.
         precision: bfloat16 runs matrix products in bf16 over float32 master weights; auto takes
             it where the device has bf16 arithmetic.
         seed: of weights, data and dropout.
-        initial: checkpoint folder to start from (any layout); None = fresh weights.
         log_every, checkpoint_every, validate_every: in steps; 0 = never.
         validation_batches: batches of one validation.
         keep_checkpoints: how many of the latest are kept.
@@ -76,7 +75,6 @@ class TrainConfig:
     sequence_length: int = 256
     precision: Precision = "auto"
     seed: int = 1234
-    initial: str | None = None
     log_every: int = 10
     checkpoint_every: int = 500
     validate_every: int = 0
@@ -86,10 +84,14 @@ class TrainConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch_size", "accumulation", "keep_checkpoints", "validation_batches")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 1")
+        self.check()
+
+    def check(self, least_steps: int = 1) -> None:
+        """Raises `ConfigError` for numbers that cannot be."""
+        counts = ("batch_size", "accumulation", "keep_checkpoints", "validation_batches")
+        for name, least in (("steps", least_steps), *((name, 1) for name in counts)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"train.{name}={getattr(self, name)} must be at least {least}")
         for name in ("log_every", "checkpoint_every", "validate_every", "threads", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must not be negative")
@@ -97,6 +99,17 @@ class TrainConfig:
             raise ConfigError(f"train.label_smoothing={self.label_smoothing} must be in [0, 1)")
         if self.sequence_length < 32:
             raise ConfigError(f"train.sequence_length={self.sequence_length} must be at least 32")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(LoopConfig):
+    """The loop of pretraining.
+
+    Args:
+        initial: checkpoint folder to start from (any layout); None = fresh weights.
+    """
+
+    initial: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

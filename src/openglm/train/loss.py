@@ -65,9 +65,9 @@ class HeadLoss(torch.autograd.Function):
             h, w = pad(hidden.to(dtype), (0, 0, 0, missing)), weight.to(dtype)
             padded_targets = pad(targets, (0, missing))
             real = pad(torch.ones_like(targets, dtype=torch.float32), (0, missing))[:, None]
-            wants_grad = any(ctx.needs_input_grad)
-            grad_hidden = torch.empty_like(h)
-            grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_grad else None
+            wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+            grad_hidden = torch.empty_like(h) if wants_hidden else None
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
             for start in range(0, len(h), CHUNK_TOKENS):
                 piece = slice(start, start + CHUNK_TOKENS)
@@ -80,30 +80,35 @@ class HeadLoss(torch.autograd.Function):
                     total -= (
                         label_smoothing * (log_p.mean(dim=-1, keepdim=True) * real[piece]).sum()
                     )
-                if grad_weight is not None:
+                if wants_hidden or wants_weight:
                     grad = log_p.exp_()  # d CE / d logits = p - target distribution
                     if label_smoothing:
                         grad -= label_smoothing / log_p.shape[1]
                     grad.scatter_add_(1, wanted, torch.full_like(picked, label_smoothing - 1))
                     grad_low = (grad * real[piece]).to(dtype)
-                    grad_hidden[piece] = torch.matmul(grad_low, w)
-                    grad_weight += torch.matmul(grad_low.T, h[piece])
-        if grad_weight is not None:
-            ctx.save_for_backward(grad_hidden[: len(targets)], grad_weight)
+                    if grad_hidden is not None:
+                        grad_hidden[piece] = torch.matmul(grad_low, w)
+                    if grad_weight is not None:
+                        grad_weight += torch.matmul(grad_low.T, h[piece])
+        ctx.save_for_backward(
+            None if grad_hidden is None else grad_hidden[: len(targets)], grad_weight
+        )
         ctx.count = max(1, len(targets))  # no target: a loss of 0, as officially
         ctx.dtypes = hidden.dtype, weight.dtype
         loss: Tensor = total / ctx.count
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Scales the gradients of the forward pass."""
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grad_outputs[0] / ctx.count
         hidden_dtype, weight_dtype = ctx.dtypes
         return (
-            (grad_hidden.float() * scale).to(hidden_dtype),
-            (grad_weight * scale).to(weight_dtype),
+            None if grad_hidden is None else (grad_hidden.float() * scale).to(hidden_dtype),
+            None if grad_weight is None else (grad_weight * scale).to(weight_dtype),
             None,
             None,
         )

@@ -12,11 +12,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     """All that is trained decays, except parameters of norms and biases."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
+    seen: set[nn.Parameter] = set()
     for module in model.modules():
         is_norm = isinstance(module, nn.LayerNorm | nn.RMSNorm)
         for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad:
-                continue
+            if not parameter.requires_grad or parameter in seen:
+                continue  # layers may share one
+            seen.add(parameter)
             is_plain = is_norm or name == "bias"
             (plain if is_plain else decayed).append(parameter)
     return [

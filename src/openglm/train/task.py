@@ -8,14 +8,14 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from openglm.data.batches import Batch
-from openglm.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from openglm.train.config import LoopConfig, OptimizerConfig, ScheduleConfig
 
 
 class Settings(Protocol):
     """What the loop reads of a run's settings."""
 
     @property
-    def train(self) -> TrainConfig:
+    def train(self) -> LoopConfig:
         """The loop."""
         ...
 
