@@ -141,6 +141,9 @@ FLAGS = {
         "--full",
         "--json",
     },
+    "finetune": {
+        *("--method", "--run", "--resume", "--preview", "--print-config", "--device", "--json"),
+    },
     "pretrain": {"--run", "--resume", "--print-config", "--device", "--json"},
     "version": set(),
 }
@@ -263,7 +266,7 @@ def test_flags(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Scripts use these flags; a new or lost one must be written down here."""
     assert _run([*verb.split(), "--help"], False) == 0
     shown = set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
-    example = {"--train"} if verb == "pretrain" else set()  # in the help of overrides
+    example = {"--train"} if verb in ("pretrain", "finetune") else set()  # in the help of overrides
     assert shown - {"--help"} - example == FLAGS[verb]
 
 

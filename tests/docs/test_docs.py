@@ -20,6 +20,7 @@ RUN_IN_FULL = (
     "docs/fill.md",
     "docs/engine.md",
     "docs/train.md",
+    "docs/finetune.md",
     "docs/checkpoints.md",
     "docs/download.md",
     "docs/gguf.md",
