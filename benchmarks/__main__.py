@@ -16,6 +16,7 @@ NAMES = (
     "sampling_cpu",
     "startup",
     "train_mini",
+    "finetune_lora",
     "decode_mini",
     "full_size",
     "engine_cpu",

@@ -289,6 +289,12 @@ ROWS = (
         at_least=0.5,
     ),
     Row(
+        benchmark="finetune_lora",
+        label="LoRA training, times transformers and peft",
+        path="ratio/median",
+        at_least=1.3,
+    ),
+    Row(
         benchmark="train_mini",
         label="training in float32, to transformers in float32",
         path="ratio_to_peer/openglm, float32",

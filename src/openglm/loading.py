@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from openglm.adapters.files import base_of, is_adapter, load_lora
+from openglm.adapters.files import base_of, check_base, is_adapter, is_prefix, load_lora
 from openglm.adapters.lora import merge
 from openglm.adapters.prefix import load_prefix
 from openglm.checkpoints import (
@@ -62,9 +62,9 @@ def load(
         exact_rotary: compute rotary angles in float32. GLM-130B, ChatGLM-6B, ChatGLM2 and CodeGeeX2
             were released, and trained, with half-precision angles; False does as they do.
         prefix: a P-Tuning v2 checkpoint (folder or file) that was trained for this model.
-        adapter: folder of a LoRA adapter, ours or peft's, that was trained for this model; it is
-            merged into float weights. `name` may be such a folder itself, of `glm finetune`: it
-            says which model it belongs to.
+        adapter: folder of a LoRA adapter, ours or peft's, that was trained for this model and is
+            merged into its float weights; or of a prefix of `glm finetune`. `name` may be such a
+            folder itself: it says which model it belongs to.
         random_weights: draw weights instead of reading them; `name` may be any preset. For
             measuring speed and memory: such a model writes noise, and has no tokenizer.
         activations: how they meet integer weights in the compiled CPU kernels. float32: as they
@@ -103,8 +103,7 @@ def load(
     if prefix is not None:
         network.prefix = load_prefix(Path(prefix), loaded.config)
     if adapter is not None:
-        load_lora(Path(adapter), network)
-        merge(network)
+        _add(Path(adapter), network)
     network = _for_kernels(network, dtype, activations, loaded.scheme)
     found, problem = None, None
     try:
@@ -116,6 +115,16 @@ def load(
     except UnknownTokenizerError as error:  # the numbers work without it; text methods raise it
         problem = error
     return LanguageModel(network, found, str(name), loaded.token_ids, problem)
+
+
+def _add(adapter: Path, network: Transformer) -> None:
+    """Puts an adapter of either kind into a network."""
+    if is_prefix(adapter):
+        check_base(adapter, network)
+        network.prefix = load_prefix(adapter, network.config)
+    else:
+        load_lora(adapter, network)
+        merge(network)
 
 
 def _for_kernels(

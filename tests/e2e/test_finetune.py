@@ -64,7 +64,7 @@ def losses(run: Path) -> list[tuple[str, int, float]]:
     return [(row["kind"], row["step"], row["loss"]) for row in rows]
 
 
-@pytest.fixture(scope="module", params=["lora", "freeze"])
+@pytest.fixture(scope="module", params=["lora", "freeze", "ptuning"])
 def straight(request: pytest.FixtureRequest, told: Path, tmp_path_factory: pytest.TempPathFactory):
     """A method, and a run with it that was never interrupted."""
     run = tmp_path_factory.mktemp("straight") / "run"
@@ -112,6 +112,7 @@ def test_the_result_is_a_model(straight) -> None:
     scores = [one.score(text, answer)[0].score for one in (before, model)]
     assert scores[1] > scores[0] + 1
     assert (run / "model" / "adapter_config.json").exists() == (method == "lora")
+    assert (run / "model" / "config.json").exists() == (method == "freeze")
 
 
 def test_all_weights(told: Path, tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_beside_integers(told: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--method", "adapter"], "is not one of full, freeze, lora"),
+        (["--method", "adapter"], "is not one of full, freeze, lora, ptuning"),
         (["--method", "full", "--model.dtype", "int4"], "trains the weights themselves"),
         (["--optimizer.learning_rate", "0.5"], "out of what makes sense"),
         (["--lora.targets", '["wq"]'], "no layers 'wq'"),

@@ -1,4 +1,4 @@
-"""Adapters as files that peft reads, beside a note of the model that they belong to.
+"""LoRA as files that peft reads, and a note in every adapter of the model that it belongs to.
 
 adapter_config.json         peft's settings
 adapter_model.safetensors   base_model.model.OFFICIAL_NAME.lora_A.weight, ... lora_B.weight
@@ -25,6 +25,8 @@ from openglm.model import Transformer
 SETTINGS, WEIGHTS, NOTE = "adapter_config.json", "adapter_model.safetensors", "openglm.json"
 PREFIX = "base_model.model."
 """Of every name in peft's files."""
+ADDED = "prefix_encoder."
+"""What training puts into a network beside its own modules."""
 REFUSED: dict[str, Any] = {
     "use_dora": False,
     "use_rslora": False,
@@ -62,7 +64,20 @@ def save_lora(folder: Path, model: Transformer, config: LoraConfig, base: str) -
         "inference_mode": True,
     }
     _write(folder / SETTINGS, settings)
-    _write(folder / NOTE, {"base": base, "base_fingerprint": fingerprint(model)})
+    write_note(folder, model, "lora", base)
+
+
+def write_note(folder: Path, model: Transformer, kind: str, base: str) -> None:
+    """Notes which model an adapter belongs to.
+
+    Args:
+        folder: of the adapter.
+        model: beside which it was trained; with or without it.
+        kind: "lora" or "prefix".
+        base: name of the model.
+    """
+    note = {"adapter": kind, "base": base, "base_fingerprint": fingerprint(model)}
+    _write(folder / NOTE, note)
 
 
 def load_lora(path: Path, model: Transformer) -> LoraConfig:
@@ -81,7 +96,7 @@ def load_lora(path: Path, model: Transformer) -> LoraConfig:
     """
     settings = _read(path / SETTINGS)
     _check_settings(path, settings)
-    _check_base(path / NOTE, model)
+    check_base(path, model)
     try:
         config = LoraConfig(
             rank=settings["r"],
@@ -100,7 +115,13 @@ def load_lora(path: Path, model: Transformer) -> LoraConfig:
 
 def is_adapter(path: Path) -> bool:
     """Whether a folder holds an adapter and no model."""
-    return (path / SETTINGS).is_file() and (path / WEIGHTS).is_file()
+    has_note = (path / SETTINGS).is_file() or (path / NOTE).is_file()
+    return has_note and (path / WEIGHTS).is_file()
+
+
+def is_prefix(path: Path) -> bool:
+    """Whether an adapter is a prefix of P-Tuning v2, ours."""
+    return (path / NOTE).is_file() and _read(path / NOTE).get("adapter") == "prefix"
 
 
 def base_of(path: Path) -> str:
@@ -127,7 +148,8 @@ def fingerprint(model: Transformer) -> str:
     """
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     for name, parameter in sorted(model.named_parameters()):
-        if parameter.dim() == 1 and not name.endswith(("weight_scale", "weight_minimum")):
+        is_own = parameter.dim() == 1 and not name.startswith(ADDED)
+        if is_own and not name.endswith(("weight_scale", "weight_minimum")):
             bits = parameter.detach().cpu().to(torch.bfloat16).view(torch.int16)
             digest.update(name.replace(".base.", ".").encode())
             digest.update(bits.numpy().tobytes())
@@ -155,18 +177,20 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _check_base(note: Path, model: Transformer) -> None:
+def check_base(path: Path, model: Transformer) -> None:
+    """Raises `CheckpointError` for an adapter that was trained beside other weights."""
+    note = path / NOTE
     if not note.is_file():
         logger.warning(
             "%s does not say which model it was trained for; beside another it writes nonsense",
-            note.parent,
+            path,
         )
         return
     told = _read(note)
     if told.get("base_fingerprint") != fingerprint(model):
         raise CheckpointError(
-            f"the adapter {note.parent} was trained for {told.get('base')!r}, and this model has "
-            "other weights",
+            f"the adapter {path} was trained for {told.get('base')!r}, and this model has other "
+            "weights",
             hint="load the model that it was trained for",
         )
 

@@ -32,7 +32,8 @@ def finetune(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml")],
     method: Annotated[
-        str | None, typer.Option(help=say("full, freeze or lora.", "full、freeze 或 lora。"))
+        str | None,
+        typer.Option(help=say("full, freeze, lora or ptuning.", "full、freeze、lora 或 ptuning。")),
     ] = None,
     run: Annotated[
         Path | None, typer.Option(help=say("Run folder; runs/NAME by default.", "运行文件夹。"))

@@ -19,6 +19,15 @@ class Prefix:
     keys: Tensor
     values: Tensor
 
+    def before(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, K, D) keys and values of a layer, with its own in front: (B, P + T, K, D)."""
+        own = (
+            part[layer].to(keys.dtype).expand(len(keys), -1, -1, -1)
+            for part in (self.keys, self.values)
+        )
+        first, second = own
+        return torch.cat([first, keys], dim=1), torch.cat([second, values], dim=1)
+
 
 class KVCache:
     """Preallocated keys and values of one batch.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from openglm.kernels.attention import attention, causal_attention
 from openglm.kernels.gpu.available import missing
-from openglm.nn.cache import KVCache
+from openglm.nn.cache import KVCache, Prefix
 from openglm.nn.masks import MaskSpec
 
 if TYPE_CHECKING:
@@ -66,11 +66,13 @@ class DenseContext:
         mask: who may attend to whom over the S = cached + T keys.
         num_queries: T.
         cache: keys and values of earlier calls; None = there are none, and none are kept.
+        prefix: trained keys and values in front, if there is no cache, which holds them itself.
     """
 
     mask: MaskSpec
     num_queries: int
     cache: KVCache | None = None
+    prefix: Prefix | None = None
     bias: Tensor | None = field(default=None, init=False)
     has_bias: bool = field(default=False, init=False)
     blocks: BlockMask | None = field(default=None, init=False)
@@ -133,7 +135,9 @@ class DenseContext:
     @property
     def num_prefix(self) -> int:
         """P, trained keys in front of the tokens; see `Prefix`."""
-        return 0 if self.cache is None else self.cache.num_prefix
+        if self.cache is not None:
+            return self.cache.num_prefix
+        return 0 if self.prefix is None else self.prefix.keys.shape[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,4 +153,6 @@ class DenseLayer:
         """See `LayerContext.attend`."""
         if self.context.cache is not None:
             keys, values = self.context.cache.append(self.index, keys, values)  # (B, S, K, D)
+        elif self.context.prefix is not None:
+            keys, values = self.context.prefix.before(self.index, keys, values)  # (B, P + T, K, D)
         return self.context.mix(queries, keys, values, dropout_probability)

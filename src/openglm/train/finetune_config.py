@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from openglm.adapters.lora import LoraConfig
+from openglm.adapters.prefix import PrefixConfig
 from openglm.data.conversations import ConversationsConfig
 from openglm.errors import ConfigError
 from openglm.settings import override, parse, read_toml_with_base
 from openglm.train.config import LoopConfig, OptimizerConfig, ScheduleConfig
 
-Method = Literal["full", "freeze", "lora"]
+Method = Literal["full", "freeze", "lora", "ptuning"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
@@ -23,7 +24,8 @@ class Rates:
     """Learning rates of a method: what is taken if none is given, and what makes sense.
 
     Args:
-        usual: the official recipes' (full: ChatGLM-6B's DeepSpeed script; LoRA: ChatGLM3's).
+        usual: the official recipes' (full: ChatGLM-6B's DeepSpeed script; LoRA: ChatGLM3's;
+            P-Tuning v2: ChatGLM-6B's).
         least: below it nothing is learned in any time.
         most: above it runs end in a loss of nothing, or not finite.
     """
@@ -37,6 +39,7 @@ RATES: Mapping[Method, Rates] = {
     "full": Rates(1e-4, 1e-7, 2e-3),
     "freeze": Rates(1e-4, 1e-7, 5e-3),
     "lora": Rates(1e-3, 1e-6, 2e-2),
+    "ptuning": Rates(2e-2, 1e-5, 1e-1),
 }
 
 
@@ -122,6 +125,7 @@ class FinetuneConfig:
     train: FinetuneLoop = field(default_factory=FinetuneLoop)
     lora: LoraConfig = field(default_factory=LoraConfig)
     freeze: FreezeConfig = field(default_factory=FreezeConfig)
+    ptuning: PrefixConfig = field(default_factory=PrefixConfig)
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openglm.adapters.files import save_lora
+from openglm.adapters.files import save_lora, write_note
 from openglm.adapters.lora import add_lora
+from openglm.adapters.prefix import PrefixEncoder, save_prefix
 from openglm.chat.formats import has_format
 from openglm.checkpoints import load_source, open_checkpoint, save_checkpoint
 from openglm.data.batches import Batch
@@ -71,6 +72,7 @@ class Finetuning:
         self.settings = self._with_steps(config)
         dtype, scheme = _dtype(config)
         self.model: Transformer = load_source(source, dtype, torch.device(device), scheme).model
+        self.prefix_encoder: PrefixEncoder | None = None
         self._prepare(config)
         self.fingerprints = [_digest(kept), _digest(held_out)]
 
@@ -86,6 +88,12 @@ class Finetuning:
         """Chooses what is trained."""
         if config.method == "lora":
             add_lora(self.model, config.lora, config.train.seed)
+            return
+        if config.method == "ptuning":
+            self.model.requires_grad_(False)
+            encoder = PrefixEncoder(self.model.config, config.ptuning, config.train.seed)
+            self.prefix_encoder = encoder.to(self.model.device)
+            self.model.add_module("prefix_encoder", self.prefix_encoder)
             return
         if config.model.dtype != "float32":
             raise ConfigError(
@@ -105,7 +113,8 @@ class Finetuning:
 
     def loss(self, batch: Batch, label_smoothing: float) -> Tensor:
         """See `Task.loss`."""
-        return blank_loss(self.model, batch, label_smoothing)
+        prefix = None if self.prefix_encoder is None else self.prefix_encoder()
+        return blank_loss(self.model, batch, label_smoothing, prefix)
 
     def flops(self, batch: Batch) -> float:
         """See `Task.flops`; frozen weights have no gradients, a third of the work."""
@@ -120,6 +129,10 @@ class Finetuning:
         """Writes the adapter, or the whole model with its tokenizer."""
         if self.settings.method == "lora":
             save_lora(folder, self.model, self.settings.lora, self.base_name)
+            return
+        if self.prefix_encoder is not None:
+            save_prefix(folder, self.prefix_encoder)
+            write_note(folder, self.model, "prefix", self.base_name)
             return
         weights = {name: parameter.data for name, parameter in self.model.named_parameters()}
         config = self.model.config

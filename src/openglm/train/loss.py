@@ -16,28 +16,33 @@ from torch.nn.functional import pad
 
 from openglm.data.batches import Batch
 from openglm.model import Transformer
+from openglm.nn.cache import Prefix
+from openglm.nn.context import DenseContext
 from openglm.nn.masks import MaskSpec
 
 CHUNK_TOKENS = 256
 """Tokens per piece: 13 MB of float32 logits at V = 12,800, which a last-level cache holds."""
 
 
-def blank_loss(model: Transformer, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+def blank_loss(
+    model: Transformer, batch: Batch, label_smoothing: float = 0.0, prefix: Prefix | None = None
+) -> Tensor:
     """Mean cross entropy over the loss-mask tokens of a batch, as a float32 scalar.
 
     Label smoothing e gives (1 - e) * CE + e * mean over the vocabulary of -log p (GLM's
-    fine-tuning loss).
+    fine-tuning loss). A prefix stands in front of every row.
     """
     device = model.device
     tensors = {
         name: torch.from_numpy(getattr(batch, name)).to(device)
         for name in ("input_ids", "position_ids", "block_position_ids", "context_lengths")
     }
-    hidden = model(
+    mask = MaskSpec.prefix(tensors["context_lengths"])
+    hidden = model.run(
         tensors["input_ids"],
         tensors["position_ids"],
         tensors["block_position_ids"],
-        MaskSpec.prefix(tensors["context_lengths"]),
+        DenseContext(mask, batch.input_ids.shape[1], prefix=prefix),
     )  # (B, T, C)
     scored = torch.from_numpy(batch.loss_mask.astype(bool)).to(device)
     targets = torch.from_numpy(batch.targets).to(device)[scored]  # (N,)
