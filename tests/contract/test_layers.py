@@ -69,6 +69,7 @@ SIBLINGS = {
     ("language_model", "transcript"),
     ("loading", "language_model"),
     ("quantize", "benchmark"),
+    ("train", "quantize"),  # the prose that no model has read
     ("cli", "attacks"),
     ("cli", "serve"),
     ("verification", "language_model"),

@@ -18,6 +18,7 @@ import openglm
 from openglm.cli.main import _run
 from openglm.train.metrics import read_metrics
 
+GENERAL = "english_bits_per_byte"
 GLM = [sys.executable, "-c", "from openglm.cli.main import main; main()"]
 COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black", "blood": "red"}
 RUN = """
@@ -61,7 +62,7 @@ def finetune(told: Path, run: Path, *options: str) -> int:
 
 def losses(run: Path) -> list[tuple[str, int, float]]:
     rows = read_metrics(run / "metrics.jsonl")
-    return [(row["kind"], row["step"], row["loss"]) for row in rows]
+    return [(row["kind"], row["step"], row.get("loss", row.get(GENERAL))) for row in rows]
 
 
 @pytest.fixture(scope="module", params=["lora", "freeze", "ptuning"])
@@ -101,6 +102,14 @@ def test_it_learns(straight) -> None:
     _, run = straight
     rows = [loss for kind, _, loss in losses(run) if kind == "train"]
     assert rows[-1] < rows[0] - 0.5
+
+
+def test_what_was_lost_is_told(straight) -> None:
+    """The model forgets all that it knew, and nobody notices before its users."""
+    found = {step: value for kind, step, value in losses(straight[1]) if kind == "general"}
+    assert sorted(found) == [0, 12]
+    assert found[0] == pytest.approx(1.89, abs=0.05)
+    assert found[12] != found[0]
 
 
 def test_the_result_is_a_model(straight) -> None:

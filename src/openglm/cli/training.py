@@ -92,6 +92,7 @@ class Progress:
         )
         self.task = self.bar.add_task("train", total=steps, numbers="")
         self.console = console
+        self.known: dict[str, float] = {}
 
     def __enter__(self) -> Progress:
         self.bar.start()
@@ -115,11 +116,24 @@ class Progress:
         if report.kind == "validation":
             self.console.print(f"step {report.step}: held-out loss {values['loss']:.4f}")
             return
+        if report.kind == "general":
+            self._general(values)
+            return
         numbers = (
             f"loss {values['loss']:.4f}  {values['tokens_per_s']:,.0f} tokens/s  "
             f"MFU {values['mfu']:.0%}"
         )
         self.bar.update(self.task, completed=report.step, numbers=numbers)
+
+    def _general(self, values: dict[str, float]) -> None:
+        """What it knows of other texts; at the end also what it knew."""
+        told = []
+        for name, value in values.items():
+            language = name.partition("_")[0].capitalize()
+            before = f"{self.known[name]:.3f} -> " if name in self.known else ""
+            told.append(f"{language} {before}{value:.3f}")
+        self.known = dict(values)
+        self.console.print(f"other texts, bits per byte: {', '.join(told)}")
 
     def done(self, folder: Path, *ways: str) -> None:
         """The end, and ways to try the result; `{model}` stands for where it is."""

@@ -100,6 +100,7 @@ class FinetuneLoop(LoopConfig):
     Args:
         steps: optimizer steps in all; 0 = as many as `epochs` take.
         epochs: how often each example is seen, if `steps` is 0.
+        examine: whether general texts are predicted before and behind, to tell what was lost.
     """
 
     steps: int = 0
@@ -108,6 +109,7 @@ class FinetuneLoop(LoopConfig):
     sequence_length: int = 512
     validate_every: int = 100
     checkpoint_every: int = 100
+    examine: bool = True
 
     def __post_init__(self) -> None:
         if self.epochs <= 0:

@@ -25,6 +25,7 @@ from openglm.model import Transformer
 from openglm.scheme import Scheme, find_scheme
 from openglm.tokenizers import require_tokenizer
 from openglm.train.finetune_config import FinetuneConfig
+from openglm.train.general import bits_per_byte
 from openglm.train.loss import blank_loss
 from openglm.train.supervised import Epochs, Supervised, supervise
 from openglm.train.throughput import training_flops
@@ -124,6 +125,15 @@ class Finetuning:
     def validation(self, index: int) -> Batch | None:
         """See `Task.validation`."""
         return None if self._held_out is None else self._held_out.in_order(index)
+
+    def examine(self) -> dict[str, float]:
+        """See `Task.examine`."""
+        if not self.settings.train.examine:
+            return {}
+        if self.prefix_encoder is None:
+            return bits_per_byte(self.model, self.tokenizer)
+        self.prefix_encoder.eval()
+        return bits_per_byte(self.model, self.tokenizer, self.prefix_encoder())
 
     def export(self, folder: Path, about: dict[str, int]) -> None:
         """Writes the adapter, or the whole model with its tokenizer."""

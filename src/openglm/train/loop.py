@@ -19,7 +19,7 @@ from openglm.log import logger
 from openglm.train import checkpoint
 from openglm.train.allocator import keep_freed_memory
 from openglm.train.config import Precision
-from openglm.train.metrics import MetricsWriter, plot_loss
+from openglm.train.metrics import MetricsWriter, plot_loss, read_metrics
 from openglm.train.optimizer import build_optimizer
 from openglm.train.record import check_same_run, write_record
 from openglm.train.schedule import learning_rate
@@ -30,7 +30,7 @@ from openglm.train.watchdog import Watchdog
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a step tells the outside: `kind` is train or validation."""
+    """What a step tells the outside: `kind` is train, validation or general."""
 
     kind: str
     step: int
@@ -89,6 +89,7 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_record(self.folder, self.settings, self.device, self.task.fingerprints)
         metrics = MetricsWriter(self.folder, self.step + 1)
+        self._examine(metrics)
         peak = measure_peak_flops(self.autocast_dtype or torch.float32, self.device)
         watchdog = Watchdog()
         window = _Window()
@@ -105,9 +106,21 @@ class Trainer:
                     window.start += time.perf_counter() - before  # not training time
                 if _due(self.step, config.checkpoint_every, config.steps):
                     self.save()
+            self._examine(metrics)
         finally:
             metrics.close()
             plot_loss(self.folder)
+
+    def _examine(self, metrics: MetricsWriter) -> None:
+        """Before the first step and behind the last, once each."""
+        is_due = self.step in (0, self.settings.train.steps)
+        done = {row["step"] for row in read_metrics(metrics.path) if row["kind"] == "general"}
+        if is_due and self.step not in done and (found := self._known()):
+            self._report(metrics, "general", found)
+
+    def _known(self) -> dict[str, float]:
+        with self._autocast():
+            return self.task.examine()
 
     def save(self) -> None:
         """Writes a training checkpoint."""

@@ -85,6 +85,10 @@ class Pretraining:
         """See `Task.validation`."""
         return None if self._held_out is None else self._held_out(index)
 
+    def examine(self) -> dict[str, float]:
+        """See `Task.examine`: there is nothing that it knew before."""
+        return {}
+
     def export(self, folder: Path, about: dict[str, int]) -> None:
         """Writes the model with its tokenizer as an openglm folder."""
         save_checkpoint(

@@ -68,6 +68,10 @@ class Task(Protocol):
         """Held-out batch number `index`; None where nothing is held out."""
         ...
 
+    def examine(self) -> dict[str, float]:
+        """What the network knows apart from what it is taught; {} where nobody asks."""
+        ...
+
     def export(self, folder: Path, about: dict[str, int]) -> None:
         """Writes the result as it will be used.
 
