@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Iterator
 
 from openglm.attacks.attack import WAIT_SECONDS, refused, unharmed, watched
@@ -13,6 +14,8 @@ MEGABYTE = 1_000_000
 BODY_MEGABYTES = 128
 """Sent where no end is announced, in vain if the server stops reading before."""
 SLOW_CLIENTS = 48
+SETTLE_SECONDS = 0.5
+"""For the server to begin with them."""
 
 
 def many_at_once(target: Target) -> Iterator[str]:
@@ -144,6 +147,7 @@ def slow_clients(target: Target) -> Iterator[str]:
     try:
         for index, plug in enumerate(plugs):
             plug.sendall(head if index % 2 else head[:20])
+        time.sleep(SETTLE_SECONDS)  # or the call is answered before anybody is in its way
         found = target.ask()
         if found.status != 200 or found.seconds > WAIT_SECONDS:
             yield f"{SLOW_CLIENTS} slow clients: others get {found.status} in {found.seconds:.1f} s"
