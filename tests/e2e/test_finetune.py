@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import openglm
+from openglm.checkpoints import load_source, open_checkpoint
 from openglm.cli.main import _run
+from openglm.home import find_model
 from openglm.train.metrics import read_metrics
 
 GENERAL = "english_bits_per_byte"
@@ -125,18 +128,51 @@ def test_the_result_is_a_model(straight) -> None:
 
 
 def test_all_weights(told: Path, tmp_path: Path) -> None:
-    """The method "full" trains a part, or an adapter."""
+    """The method "full" trains a part, or nothing."""
     assert finetune(told, tmp_path / "run", "--method", "full", "--train.steps", "2") == 0
-    before = dict(openglm.load("mini").network.named_parameters())
-    stored = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    assert len(stored) >= len(before) / 2
+    before, after = (
+        load_source(open_checkpoint(folder), torch.float32, torch.device("cpu")).model
+        for folder in (find_model("mini"), tmp_path / "run" / "model")
+    )
+    changed = dict(after.named_parameters())
+    matrices = [(n, p) for n, p in before.named_parameters() if p.dim() == 2]
+    assert all(not torch.equal(p, changed[n]) for n, p in matrices)
 
 
 def test_beside_integers(told: Path, tmp_path: Path) -> None:
     """QLoRA needs another program, or its result fits no model."""
     run = tmp_path / "run"
-    assert finetune(told, run, "--model.dtype", "int4-g32", "--train.steps", "4") == 0
-    assert openglm.load(run / "model").generate("hi", max_tokens=2).text is not None
+    assert finetune(told, run, "--model.dtype", "int4-g32", "--train.steps", "12") == 0
+    rows = [loss for kind, _, loss in losses(run) if kind == "train"]
+    assert rows[-1] < rows[0] - 0.5
+    text, answer = "What colour is grass? [gMASK]", ["It is green."]
+    scores = [openglm.load(name).score(text, answer)[0].score for name in ("mini", run / "model")]
+    assert scores[1] > scores[0] + 1
+
+
+def test_models_that_are_stored_in_integers(told: Path, tmp_path: Path, capsys) -> None:
+    """A run ends in an adapter that can be put beside nothing, or in a traceback."""
+    stored = tmp_path / "stored"
+    assert _run(["quantize", "mini", str(stored), "--bits", "4", "--no-eval"], False) == 0
+    for method, message in (("lora", "stored in integers"), ("full", "trains the weights")):
+        words = ("--model.name", str(stored), "--method", method)
+        assert finetune(told, tmp_path / method, *words) != 0
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_another_base_is_another_run(told: Path, tmp_path: Path, capsys) -> None:
+    """The base is exchanged between two starts, and the run goes on beside the new one."""
+    run, base = tmp_path / "run", tmp_path / "base"
+    shutil.copytree(find_model("mini"), base)
+    words = ("--model.name", str(base), "--train.steps", "2", "--train.checkpoint_every", "1")
+    assert finetune(told, run, *words) == 0
+    path = base / "model.safetensors"
+    tensors = load_file(path)
+    name = next(n for n, tensor in tensors.items() if tensor.dim() == 2)
+    tensors[name] = tensors[name] * 1.5
+    save_file(tensors, path)
+    assert finetune(told, run, *words, "--resume") != 0
+    assert "was started on other text" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_what_else_a_line_may_have(tmp_path):
         ({"messages": [{"role": "bot", "content": "x"}]}, "line 2: message 0 has the role 'bot'"),
         ({"messages": [{"role": "assistant", "content": " "}]}, "line 2: .* is empty"),
         ({"messages": [{"role": "assistant", "content": "\ud800"}]}, "line 2: .*surrogate"),
-        ({"instruction": "x", "output": "y"}, "line 2: there are no messages"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": []}]}, "tool_calls"),
         ("{", "line 2 is not JSON"),
     ],
 )
@@ -106,6 +106,20 @@ def test_all_problems_are_told_at_once(tmp_path):
     with pytest.raises(DataError, match="30 of 30 lines") as failed:
         read(tmp_path, [bad] * 30)
     assert str(failed.value).count("line ") == 20
+
+
+def test_other_spellings_of_sharegpt(tmp_path):
+    """Tools are dropped without a word, a role that is no text ends in a traceback."""
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    (found,) = read(tmp_path, [{"conversations": turns}])
+    assert found.messages == ASKED
+    bad = [
+        {"conversations": [{"from": ["human"], "value": "x"}]},
+        {"conversations": [{"from": "gpt", "value": "x"}], "tools": [{"name": "f"}]},
+        {"conversations": ["x"]},
+    ]
+    with pytest.raises(DataError, match="3 of 3 lines"):
+        read(tmp_path, bad)
 
 
 def test_files_that_are_none(tmp_path):
@@ -175,6 +189,35 @@ def test_no_conversations_for_models_without(mini):
     """Earlier turns are dropped without a word."""
     with pytest.raises(DataError, match="not made for conversations"):
         lay_out(LONG, mini, tiny_config(vocab_size=mini.vocab_size))
+
+
+def test_what_the_model_cannot_have_is_told_by_line(tmp_path, mini):
+    """A conversation of the wrong form ends the run without a word on where it is."""
+    line = {"instruction": "hi", "output": "hello"}
+    told = read(tmp_path, [line, line | {"system": "be brief"}])
+    with pytest.raises(DataError, match="line 2: this model was not made for conversations"):
+        supervise(told, mini, tiny_config(vocab_size=mini.vocab_size), 64)
+
+
+def test_an_answer_beyond_the_models_positions_is_too_long(tmp_path, mini):
+    """It ends the run with a message on a setting that nobody made."""
+    lines = [
+        {"instruction": "hi", "output": "hello"},
+        {"instruction": "hi", "output": "hello " * 300},
+    ]
+    told = read(tmp_path, lines)
+    found = supervise(told, mini, tiny_config(vocab_size=mini.vocab_size), 4096)
+    assert found.too_long == [2]
+    tokenizer = small_tokenizer("chatglm3", tmp_path)
+    found = supervise(told, tokenizer, network_config("chatglm3", tokenizer.vocab_size), 4096)
+    assert found.too_long == [2]
+
+
+def test_robertas_blank(roberta):
+    """[MASK] is spelled in another way there, and the question is continued instead."""
+    told = [Message("user", "the [MASK] sat."), Message("assistant", "cat")]
+    (found,) = lay_out(told, roberta, tiny_config(vocab_size=300))
+    assert roberta.special.mask_id in found.input_ids
 
 
 def test_long_ones_are_left_out_whole(tmp_path, mini):

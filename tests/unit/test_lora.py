@@ -16,6 +16,7 @@ from openglm.adapters import files, lora
 from openglm.adapters.frozen import plain_weight
 from openglm.adapters.lora import LoraConfig, adapted, add_lora, merge
 from openglm.checkpoints import load_checkpoint
+from openglm.checkpoints.maps import glm4
 from openglm.errors import CheckpointError, ConfigError
 from openglm.language_model import LanguageModel
 from openglm.nn.masks import MaskSpec
@@ -203,6 +204,27 @@ def test_another_model_is_refused(stored):
     files.load_lora(folder, integers)  # the same, quantized
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_same_model_in_another_dtype(stored, dtype):
+    """An adapter is refused beside its own model, which was rounded on the way."""
+    folder, config = stored
+    files.load_lora(folder, random_model(config).to(dtype))
+
+
+def test_names_are_those_of_the_files_that_were_opened(tmp_path):
+    """An adapter of a model in transformers' layout has names that nobody knows there."""
+    config = network_config("chatglm3", 60)
+    model = random_model(config)
+    add_lora(model, CONFIG, 1, glm4.FAMILY)
+    with_products(model)
+    files.save_lora(tmp_path, model, CONFIG, "tiny", glm4.FAMILY)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert settings["target_modules"] == ["k_proj", "q_proj", "v_proj"]
+    other = random_model(config)
+    files.load_lora(tmp_path, other)
+    assert torch.equal(run(other), run(model))
+
+
 @pytest.mark.parametrize("change", ["missing", "unknown", "another shape"])
 def test_tensors_are_all_accounted_for(stored, change):
     """A tensor that is missing is drawn anew, or an unknown one is passed over."""
@@ -226,6 +248,8 @@ def test_tensors_are_all_accounted_for(stored, change):
     [
         ("peft_type", "IA3", "kind 'IA3'"),
         ("use_dora", True, "use_dora"),
+        ("init_lora_weights", "pissa", "changes the base"),
+        ("alora_invocation_tokens", [1], "alora"),
         ("bias", "all", "bias='all'"),
         ("target_modules", "all-linear", "no list"),
         ("target_modules", ["q"], "no layers 'q'"),

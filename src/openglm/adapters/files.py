@@ -17,7 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from openglm.adapters.lora import LoraConfig, add_lora, chosen_sites, set_tensors, tensors
+from openglm.adapters.lora import (
+    LoraConfig,
+    add_lora,
+    chosen_sites,
+    set_tensors,
+    sites,
+    tensors,
+)
+from openglm.checkpoints.maps import FAMILIES, Family
 from openglm.errors import CheckpointError
 from openglm.log import logger
 from openglm.model import Transformer
@@ -35,11 +43,21 @@ REFUSED: dict[str, Any] = {
     "rank_pattern": {},
     "alpha_pattern": {},
     "layers_to_transform": None,
+    "layer_replication": None,
+    "alora_invocation_tokens": None,
+    "use_qalora": False,
+    "lora_bias": False,
+    "target_parameters": None,
+    "trainable_token_indices": None,
 }
 """Variants of peft that are not LoRA as it is here, and the values without effect."""
+HARMLESS_STARTS = (True, False, None, "gaussian")
+"""Of `init_lora_weights`; others change the weights of the base as well."""
 
 
-def save_lora(folder: Path, model: Transformer, config: LoraConfig, base: str) -> None:
+def save_lora(
+    folder: Path, model: Transformer, config: LoraConfig, base: str, family: Family | None = None
+) -> None:
     """Writes the adapter of a network.
 
     Args:
@@ -47,11 +65,13 @@ def save_lora(folder: Path, model: Transformer, config: LoraConfig, base: str) -
         model: adapted.
         config: of the adapter.
         base: name of the model that it belongs to.
+        family: whose names are written; see `openglm.adapters.lora.sites`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = tensors(model, config.targets)
+    found = tensors(model, config.targets, family)
     save_file({PREFIX + name: each.contiguous() for name, each in found.items()}, folder / WEIGHTS)
-    names = {site.name.rpartition(".")[2] for site in chosen_sites(model.config, config.targets)}
+    chosen = chosen_sites(model.config, config.targets, family)
+    names = {site.name.rpartition(".")[2] for site in chosen}
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -76,7 +96,7 @@ def write_note(folder: Path, model: Transformer, kind: str, base: str) -> None:
         kind: "lora" or "prefix".
         base: name of the model.
     """
-    note = {"adapter": kind, "base": base, "base_fingerprint": fingerprint(model)}
+    note = {"adapter": kind, "base": base, "base_fingerprints": fingerprints(model)}
     _write(folder / NOTE, note)
 
 
@@ -107,9 +127,10 @@ def load_lora(path: Path, model: Transformer) -> LoraConfig:
         weights = {_own_name(n): t.float() for n, t in load_file(path / WEIGHTS).items()}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the adapter {path} cannot be read: {error!r}") from error
-    add_lora(model, config, seed=0)
-    _check_tensors(path, tensors(model, config.targets), weights)
-    set_tensors(model, config.targets, weights)
+    family = _family(model, config, weights)
+    add_lora(model, config, 0, family)
+    _check_tensors(path, tensors(model, config.targets, family), weights)
+    set_tensors(model, config.targets, weights, family)
     return config
 
 
@@ -140,20 +161,35 @@ def base_of(path: Path) -> str:
     return base
 
 
-def fingerprint(model: Transformer) -> str:
+def fingerprints(model: Transformer) -> list[str]:
     """Of the weights that quantization leaves alone: norms and biases, rounded to bfloat16.
 
-    So an adapter that was trained beside integers fits the same model in floats. Two models that
-    differ in their matrices only, such as one and its merged adapter, are not told apart.
+    The second is of numbers that were float16 meanwhile. So an adapter that was trained beside
+    integers, or in another dtype, fits the same model. Two models that differ in their matrices
+    only, such as one and its merged adapter, are not told apart.
     """
-    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    config = model.config
+    sizes = [config.vocab_size, config.hidden_size, config.num_layers, config.num_attention_heads]
+    sizes += [config.kv_heads, config.intermediate_size]
+    digests = [hashlib.sha256(json.dumps(sizes).encode()) for _ in range(2)]
     for name, parameter in sorted(model.named_parameters()):
         is_own = parameter.dim() == 1 and not name.startswith(ADDED)
         if is_own and not name.endswith(("weight_scale", "weight_minimum")):
-            bits = parameter.detach().cpu().to(torch.bfloat16).view(torch.int16)
-            digest.update(name.replace(".base.", ".").encode())
-            digest.update(bits.numpy().tobytes())
-    return digest.hexdigest()
+            plain = parameter.detach().cpu()
+            for digest, numbers in zip(digests, (plain, plain.to(torch.float16)), strict=True):
+                digest.update(name.replace(".base.", ".").encode())
+                digest.update(numbers.to(torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return [digest.hexdigest() for digest in digests]
+
+
+def _family(model: Transformer, config: LoraConfig, weights: dict[str, Tensor]) -> Family | None:
+    """Whose names the targets are; None if they are nobody's, which is told later."""
+    given = {name.partition(".lora_")[0] for name in weights}
+    for every in (family for family in FAMILIES if family.fits(model.config)):
+        known = {site.name for site in sites(model.config, every)[0]}
+        if given <= known:
+            return every
+    return None
 
 
 def _own_name(name: str) -> str:
@@ -169,6 +205,8 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     for key, harmless in REFUSED.items():
         if settings.get(key, harmless) not in (harmless, None):
             raise CheckpointError(f"{path}: {key}={settings[key]!r} is not supported")
+    if (start := settings.get("init_lora_weights")) not in HARMLESS_STARTS:
+        raise CheckpointError(f"{path}: init_lora_weights={start!r} changes the base, too")
     if settings.get("bias", "none") != "none":
         raise CheckpointError(f"{path}: bias={settings['bias']!r} is not supported; only 'none' is")
     if not isinstance(settings.get("target_modules"), list):
@@ -187,7 +225,8 @@ def check_base(path: Path, model: Transformer) -> None:
         )
         return
     told = _read(note)
-    if told.get("base_fingerprint") != fingerprint(model):
+    known = told.get("base_fingerprints")
+    if not isinstance(known, list) or not set(map(str, known)) & set(fingerprints(model)):
         raise CheckpointError(
             f"the adapter {path} was trained for {told.get('base')!r}, and this model has other "
             "weights",

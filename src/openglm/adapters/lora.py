@@ -99,14 +99,22 @@ class Site:
     row: Row
 
 
-def sites(config: ModelConfig) -> list[list[Site]]:
+def sites(config: ModelConfig, family: Family | None = None) -> list[list[Site]]:
     """All linear layers of the blocks, by official names; several layouts may have such a network.
+
+    Args:
+        config: of the network.
+        family: whose names come first; None = those of the authors' own code.
 
     Raises:
         ConfigError: none has.
     """
-    # Layouts with a config.json first, and those of the authors' own code before transformers'.
-    families = sorted(FAMILIES, key=lambda each: (each.from_json is None, each is glm4.FAMILY))
+
+    # Layouts with a config.json are those whose names other programs know.
+    def later(each: Family) -> tuple[bool, bool, bool]:
+        return each is not family, each.from_json is None, each is glm4.FAMILY
+
+    families = sorted(FAMILIES, key=later)
     found = [_sites(family, config) for family in families if family.fits(config)]
     if not found:
         raise ConfigError("there are no official names for the layers of this network")
@@ -122,13 +130,15 @@ def _sites(family: Family, config: ModelConfig) -> list[Site]:
     ]
 
 
-def chosen_sites(config: ModelConfig, targets: Sequence[str]) -> list[Site]:
+def chosen_sites(
+    config: ModelConfig, targets: Sequence[str], family: Family | None = None
+) -> list[Site]:
     """The sites that `LoraConfig.targets` names, in the first layout that has them all.
 
     Raises:
         ConfigError: this network has no layers of such names.
     """
-    layouts = sites(config)
+    layouts = sites(config, family)
     if not targets:
         return [site for site in layouts[0] if all(_leaf(name) in FIRST for name in site.targets)]
     for every in layouts:
@@ -141,17 +151,20 @@ def chosen_sites(config: ModelConfig, targets: Sequence[str]) -> list[Site]:
     )
 
 
-def add_lora(model: Transformer, config: LoraConfig, seed: int) -> None:
+def add_lora(
+    model: Transformer, config: LoraConfig, seed: int, family: Family | None = None
+) -> None:
     """Puts adapters into a network, which computes as before; all else is frozen.
 
     Args:
         model: float or quantized.
         config: of the adapter.
         seed: of A, which is drawn as peft does: uniform within 1 / sqrt(in).
+        family: whose names `targets` are; see `sites`.
     """
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    for site in chosen_sites(model.config, config.targets):
+    for site in chosen_sites(model.config, config.targets, family):
         bases = [model.get_submodule(name) for name in site.targets]
         width = in_features(model.config, site.targets[0])
         a = torch.empty(config.rank, width)
@@ -187,11 +200,13 @@ def merge(model: Transformer) -> None:
         _put(model, name, layer.base)
 
 
-def tensors(model: Transformer, targets: Sequence[str]) -> dict[str, Tensor]:
+def tensors(
+    model: Transformer, targets: Sequence[str], family: Family | None = None
+) -> dict[str, Tensor]:
     """A and B of the chosen sites, by official name: `NAME.lora_A.weight`, `NAME.lora_B.weight`."""
     layers = dict(adapted(model))
     found: dict[str, Tensor] = {}
-    for site in chosen_sites(model.config, targets):
+    for site in chosen_sites(model.config, targets, family):
         own = [layers[name] for name in site.targets]
         found[f"{site.name}.lora_A.weight"] = own[0].lora_a.data
         parts = [layer.lora_b.data for layer in own]
@@ -200,10 +215,15 @@ def tensors(model: Transformer, targets: Sequence[str]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def set_tensors(model: Transformer, targets: Sequence[str], given: Mapping[str, Tensor]) -> None:
+def set_tensors(
+    model: Transformer,
+    targets: Sequence[str],
+    given: Mapping[str, Tensor],
+    family: Family | None = None,
+) -> None:
     """Fills the adapters of a network with what `tensors` gave; every name must be there."""
     layers = dict(adapted(model))
-    for site in chosen_sites(model.config, targets):
+    for site in chosen_sites(model.config, targets, family):
         own = [layers[name] for name in site.targets]
         own[0].lora_a.copy_(given[f"{site.name}.lora_A.weight"])
         shapes = [tuple(layer.lora_b.shape) for layer in own]

@@ -50,7 +50,9 @@ class PrefixConfig:
 
 
 class PrefixEncoder(nn.Module):
-    """The trained table, in the modules of the official code.
+    """The trained table, in the modules of ChatGLM-6B's code.
+
+    ChatGLM2's differs where there is a projection: its table is as wide as keys and values are.
 
     Args:
         config: of the network.

@@ -45,6 +45,7 @@ class Source(Mapping[str, Tensor]):
     Attributes:
         config: the architecture.
         layout: of the folder: openglm, hf or megatron.
+        family: whose files these are; None = openglm's own.
         token_ids: ids of command tokens by role, as far as the folder says.
         stored_dtype: of most floating-point weights in the files, scales aside.
         dtypes: of each of our tensors.
@@ -66,6 +67,7 @@ class Source(Mapping[str, Tensor]):
                 "in all"
             )
         self.folder, self.config, self.layout = folder, config, files.layout
+        self.family = family
         self.scheme = read_scheme(files, len(ranks))
         self.token_ids = read_token_ids(files, family)
         self.metadata = read_about(files)

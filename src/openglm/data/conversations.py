@@ -132,7 +132,10 @@ def _openai(fields: Mapping[str, Any]) -> list[Message]:
         return messages
     told = {"role": "system", "content": "", "tools": tools}
     if messages[0].role == "system":
-        told["content"] = messages.pop(0).content
+        first = messages.pop(0)
+        if first.tools is not None:
+            raise DataError("tools stand beside the messages, and in the first of them")
+        told["content"] = first.content
     return [*as_messages([told], asks=False), *messages]
 
 
@@ -140,14 +143,19 @@ def _sharegpt(fields: Mapping[str, Any]) -> list[Message]:
     turns = fields.get("conversations")
     if not isinstance(turns, list):
         raise DataError(f"conversations={turns!r} must be a list")
+    if fields.get("tools"):
+        raise DataError("tools are read beside messages in the shape 'messages' only")
+    if turns and isinstance(turns[0], Mapping) and "role" in turns[0]:  # ChatGLM3's own recipe
+        return as_messages(turns, asks=False)
     made = [{"role": "system", "content": fields["system"]}] if fields.get("system") else []
     for number, turn in enumerate(turns):
-        if not isinstance(turn, Mapping) or turn.get("from") not in SHAREGPT_ROLES:
+        role = turn.get("from") if isinstance(turn, Mapping) else None
+        if not isinstance(role, str) or role not in SHAREGPT_ROLES:
             raise DataError(
                 f"turn {number} is {turn!r}; it needs from (one of {', '.join(SHAREGPT_ROLES)}) "
                 "and value"
             )
-        made.append({"role": SHAREGPT_ROLES[turn["from"]], "content": turn.get("value")})
+        made.append({"role": SHAREGPT_ROLES[role], "content": turn.get("value")})
     return as_messages(made, asks=False)
 
 

@@ -18,18 +18,20 @@ from openglm.chat.formats import has_format
 from openglm.checkpoints import load_source, open_checkpoint, save_checkpoint
 from openglm.data.batches import Batch
 from openglm.data.conversations import Conversation, read_conversations
-from openglm.errors import ConfigError
+from openglm.errors import ConfigError, DataError
 from openglm.home import find_model
 from openglm.log import logger
 from openglm.model import Transformer
 from openglm.scheme import Scheme, find_scheme
-from openglm.tokenizers import require_tokenizer
+from openglm.tokenizers import Tokenizer, require_tokenizer
 from openglm.train.finetune_config import FinetuneConfig
 from openglm.train.general import bits_per_byte
 from openglm.train.loss import blank_loss
 from openglm.train.supervised import Epochs, Supervised, supervise
 from openglm.train.throughput import training_flops
 
+SAMPLED = 1024
+"""Numbers of each tensor that tell a model from another."""
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -65,17 +67,25 @@ class Finetuning:
         self.supervised = _told(supervise(kept, *settings), "to learn from")
         count = config.train.batch_size
         self.batch = Epochs(self.supervised.examples, count, config.train.seed)
-        self._held_out = (
-            Epochs(_told(supervise(held_out, *settings), "held out").examples, count, 0)
-            if held_out
-            else None
-        )
+        self._held_out: Epochs | None = None
+        if held_out:
+            try:
+                examples = _told(supervise(held_out, *settings), "held out").examples
+                self._held_out = Epochs(examples, count, 0)
+            except DataError as error:
+                if config.data.validation is not None:
+                    raise
+                logger.warning("nothing is held out: %s", error)
         self.settings = self._with_steps(config)
         dtype, scheme = _dtype(config)
-        self.model: Transformer = load_source(source, dtype, torch.device(device), scheme).model
+        loaded = load_source(source, dtype, torch.device(device), scheme)
+        self.model: Transformer = loaded.model
+        self.family = source.family
+        own = _digest_of_weights(self.model), _digest_of_files(self.tokenizer)
+        self.fingerprints = [_digest(kept), _digest(held_out), *own]
         self.prefix_encoder: PrefixEncoder | None = None
+        self._check(config, loaded.scheme, source.scheme is not None)
         self._prepare(config)
-        self.fingerprints = [_digest(kept), _digest(held_out)]
 
     def _with_steps(self, config: FinetuneConfig) -> FinetuneConfig:
         """The settings with the number of steps that the epochs take."""
@@ -85,10 +95,30 @@ class Finetuning:
         steps = max(1, round(batches / config.train.accumulation))
         return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
 
+    def _check(self, config: FinetuneConfig, scheme: Scheme | None, is_stored: bool) -> None:
+        """Whether the method can train such weights; `is_stored`: as integers, in the files."""
+        if config.method in ("full", "freeze") and (scheme or config.model.dtype != "float32"):
+            raise ConfigError(
+                f"method={config.method!r} trains the weights themselves, in float32; "
+                f"integers, and model.dtype={config.model.dtype!r}, are for what is frozen",
+                hint="leave model.dtype out and take a model in floats, or method = 'lora'",
+            )
+        if scheme is not None and (scheme.head or scheme.embeddings):
+            raise ConfigError(
+                "embedding and head stay floats in training",
+                hint="leave out what is behind the plus, or take the model in floats",
+            )
+        if config.method == "lora" and is_stored:
+            raise ConfigError(
+                f"{config.model.name} is stored in integers, into which no adapter can be merged",
+                hint="name the model in floats, with model.dtype = 'int4' to train beside "
+                "integers; or take method = 'ptuning'",
+            )
+
     def _prepare(self, config: FinetuneConfig) -> None:
         """Chooses what is trained."""
         if config.method == "lora":
-            add_lora(self.model, config.lora, config.train.seed)
+            add_lora(self.model, config.lora, config.train.seed, self.family)
             return
         if config.method == "ptuning":
             self.model.requires_grad_(False)
@@ -96,12 +126,6 @@ class Finetuning:
             self.prefix_encoder = encoder.to(self.model.device)
             self.model.add_module("prefix_encoder", self.prefix_encoder)
             return
-        if config.model.dtype != "float32":
-            raise ConfigError(
-                f"method={config.method!r} trains the weights themselves, in float32; "
-                f"model.dtype={config.model.dtype!r} is for what is frozen",
-                hint="leave model.dtype out, or take method = 'lora'",
-            )
         self.model.requires_grad_(config.method == "full")
         if config.method == "freeze":
             layers = self.model.layers
@@ -138,7 +162,7 @@ class Finetuning:
     def export(self, folder: Path, about: dict[str, int]) -> None:
         """Writes the adapter, or the whole model with its tokenizer."""
         if self.settings.method == "lora":
-            save_lora(folder, self.model, self.settings.lora, self.base_name)
+            save_lora(folder, self.model, self.settings.lora, self.base_name, self.family)
             return
         if self.prefix_encoder is not None:
             save_prefix(folder, self.prefix_encoder)
@@ -170,11 +194,6 @@ def _dtype(config: FinetuneConfig) -> tuple[torch.dtype, Scheme | None]:
         raise ConfigError(
             f"model.dtype={name!r} is not known", hint="float32, bfloat16, int8, int4, int4-g64 ..."
         )
-    if scheme.head or scheme.embeddings:
-        raise ConfigError(
-            f"model.dtype={name!r}: embedding and head stay floats in training",
-            hint="leave out what is behind the plus",
-        )
     return torch.float32, scheme
 
 
@@ -191,6 +210,24 @@ def _digest(conversations: list[Conversation]) -> str:
     digest = hashlib.sha256()
     for one in conversations:
         digest.update(_text(one).encode())
+    return digest.hexdigest()
+
+
+def _digest_of_weights(model: Transformer) -> str:
+    """Of some numbers of every tensor: another model under the same name is another run."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().flatten()
+        some = flat[:: max(1, len(flat) // SAMPLED)].cpu().contiguous()
+        digest.update(name.encode())
+        digest.update(some.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest_of_files(tokenizer: Tokenizer) -> str:
+    digest = hashlib.sha256()
+    for path in tokenizer.files().values():
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

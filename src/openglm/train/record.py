@@ -24,6 +24,7 @@ FREE_TO_CHANGE = {
     "train.initial",  # only the start reads it
     "data.folder",  # content counts, not places: see Corpus.fingerprints
     "tokenizer.path",
+    "model.name",  # its weights count: see Finetuning.fingerprints
 }
 """Settings that may differ on resume; any other change would be another run."""
 
@@ -70,7 +71,9 @@ def check_same_run(folder: Path, settings: Settings, fingerprints: list[str]) ->
     record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     hint = "resume with the same settings, or start in another folder with --run"
     if record["corpus"] != fingerprints:
-        raise ConfigError(f"{folder} was started on other text or another tokenizer", hint)
+        raise ConfigError(
+            f"{folder} was started on other text, another tokenizer or other weights", hint
+        )
     before = _flat(record["config"])
     now = _flat(json.loads(json.dumps(settings.to_dict())))
     for key, value in now.items():

@@ -16,12 +16,18 @@ from openglm.chat.messages import Message
 from openglm.config import ModelConfig
 from openglm.data.batches import Batch, collate
 from openglm.data.blank_infilling import Example
-from openglm.data.conversations import Conversation, answers_of
+from openglm.data.conversations import MOST_PROBLEMS, Conversation, answers_of
 from openglm.engine.conventions import convention
 from openglm.engine.params import SamplingParams
-from openglm.engine.prompt import Prompt, blank_prompt, chat_prompt, continuation_prompt
-from openglm.engine.writer import Writer
-from openglm.errors import ContextOverflow, DataError
+from openglm.engine.prompt import (
+    CANONICAL_MASK,
+    Prompt,
+    blank_prompt,
+    chat_prompt,
+    continuation_prompt,
+)
+from openglm.engine.writer import Writer, room
+from openglm.errors import ContextOverflow, DataError, OpenGLMError
 from openglm.tokenizers import Tokenizer
 
 WINDOW = 16
@@ -76,37 +82,54 @@ def supervise(
     Raises:
         DataError: a conversation that this model cannot have, or none that is short enough.
     """
-    examples, too_long = [], []
+    examples: list[Example] = []
+    too_long: list[int] = []
+    problems = []
     for conversation in conversations:
         try:
             found = lay_out(conversation.messages, tokenizer, config)
         except ContextOverflow:
             too_long.append(conversation.line)
             continue
-        except ValueError as error:
-            raise DataError(f"line {conversation.line}: {error}") from error
+        except OpenGLMError as error:
+            problems.append(f"line {conversation.line}: {error}")
+            continue
         if any(len(example.input_ids) > longest for example in found):
             too_long.append(conversation.line)
         else:
             examples += found
-    if not examples:
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(conversations)} conversations are none that this model can "
+            "have:\n" + "\n".join(problems[:MOST_PROBLEMS])
+        )
+    if not examples and too_long:
         raise DataError(
             f"all {len(too_long)} conversations have more than train.sequence_length={longest} "
             "tokens",
             hint="raise it, as far as the model's positions and the memory allow",
         )
+    if not examples:
+        raise DataError("no conversation is left to learn from", hint="lower data.holdout")
     return Supervised(examples, too_long)
 
 
 def lay_out(
     messages: Sequence[Message], tokenizer: Tokenizer, config: ModelConfig
 ) -> list[Example]:
-    """The examples of one conversation."""
+    """The examples of one conversation.
+
+    Raises:
+        ContextOverflow: it needs more positions than the model has.
+        OpenGLMError: this model cannot have it.
+    """
     turns = [_turn(messages, place, tokenizer) for place in answers_of(list(messages))]
     how = convention(tokenizer)
     end = tokenizer.special.get(how.ends[0]).id
     whole = [*turns[-1].before, *turns[-1].ids, end]
     if how.style == "causal" and all(_begins(whole, turn) for turn in turns):
+        if len(whole) - 1 > config.max_position_embeddings:
+            raise ContextOverflow(f"{len(whole) - 1} tokens are more than the model's positions")
         return [_joined(whole, turns)]
     return [_example(turn, end, config) for turn in turns]
 
@@ -123,7 +146,8 @@ def _turn(messages: Sequence[Message], place: int, tokenizer: Tokenizer) -> Turn
             hint="leave out the system message and earlier turns",
         )
     text = asked[0].content
-    is_blank = any(mask.text in text for mask in tokenizer.special.mask_tokens)
+    masks = (CANONICAL_MASK, *(mask.text for mask in tokenizer.special.mask_tokens))
+    is_blank = convention(tokenizer).style != "causal" and any(mask in text for mask in masks)
     prompt = (blank_prompt if is_blank else continuation_prompt)(tokenizer, text)
     if len(prompt.mask_positions) > 1:
         raise DataError(f"the question has {len(prompt.mask_positions)} blanks, and one answer")
@@ -154,6 +178,8 @@ def _joined(whole: Sequence[int], turns: Sequence[Turn]) -> Example:
 
 def _example(turn: Turn, end: int, config: ModelConfig) -> Example:
     """One answer, at the positions at which the engine would write it."""
+    if len(turn.ids) > room(config, turn.prompt):
+        raise ContextOverflow(f"the model has no positions for {len(turn.ids)} tokens of an answer")
     params = SamplingParams(max_tokens=max(1, len(turn.ids)))
     writer = Writer(config, turn.prompt, params)
     for number, token in enumerate(turn.ids, start=2):
