@@ -6,20 +6,25 @@ import asyncio
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the server is an extra: '.[serve]'")
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 
 from openglm.serve.body import BodyLimits
+from openglm.serve.errors import ServeError
 from openglm.serve.guard import Guard, GuardSettings
 from openglm.serve.json_lines import JsonLines, json_lines
 from openglm.serve.record import record_of
+from openglm.serve.runner import Place
 from openglm.serve.server import Draining
+from openglm.serve.service import Call
 
 FRESH = re.compile(r"req-[0-9a-f]{32}")
 
@@ -292,3 +297,18 @@ def test_every_line_is_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert (failure["message"], failure["id"]) == ("/x failed", "mine")
     assert failure["traceback"].splitlines()[-2:] == ["ValueError: a", "b"]
     assert request["status"] == 200
+
+
+def test_a_stream_that_fails_is_told_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The client is sent to a log that says nothing."""
+    metrics = SimpleNamespace(clock=time.monotonic)
+    scope = {"type": "http", "path": "/v1/fill", "headers": [], "method": "POST"}
+    service: Any = SimpleNamespace(metrics=metrics)
+    identity: Any = SimpleNamespace(key_id="a")
+    call = Call(service=service, identity=identity, place=Place(), request=Request(scope))
+    assert call.broken_off(RuntimeError("why")).kind == "internal"
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert "why" in str(record.exc_info[1])
+    assert call.broken_off(ServeError("timeout", "late")).kind == "timeout"
+    assert len(caplog.records) == 1
