@@ -254,6 +254,8 @@ def test_tensors_are_all_accounted_for(stored, change):
         ("target_modules", "all-linear", "no list"),
         ("target_modules", ["q"], "no layers 'q'"),
         ("r", "x", "cannot be read"),
+        ("r", 10**12, "tensors of"),
+        ("r", 3.5, "tensors of"),
     ],
 )
 def test_other_adapters_are_refused(stored, key, value, message):

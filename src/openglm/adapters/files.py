@@ -124,9 +124,15 @@ def load_lora(path: Path, model: Transformer) -> LoraConfig:
             dropout=float(settings.get("lora_dropout", 0.0)),
             targets=sorted(settings["target_modules"]),
         )
-        weights = {_own_name(n): t.float() for n, t in load_file(path / WEIGHTS).items()}
+        stored = load_file(path / WEIGHTS)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the adapter {path} cannot be read: {error!r}") from error
+    weights = {name.removeprefix(PREFIX): tensor.float() for name, tensor in stored.items()}
+    ranks = {len(tensor) for name, tensor in weights.items() if name.endswith("lora_A.weight")}
+    if ranks != {config.rank}:  # before anything of that size is made
+        raise CheckpointError(
+            f"the adapter {path} has r={config.rank!r}, and tensors of {sorted(ranks)}"
+        )
     family = _family(model, config, weights)
     add_lora(model, config, 0, family)
     _check_tensors(path, tensors(model, config.targets, family), weights)
@@ -190,10 +196,6 @@ def _family(model: Transformer, config: LoraConfig, weights: dict[str, Tensor]) 
         if given <= known:
             return every
     return None
-
-
-def _own_name(name: str) -> str:
-    return name.removeprefix(PREFIX)
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ class _Quantized(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: PackedLinear | RowwiseLinear) -> Tensor:
-        """X W^T + b."""
+        """The product x W^T + b."""
         ctx.layer = layer
         weight = plain_weight(layer, x.dtype)
         return torch.nn.functional.linear(x, weight, layer.bias)

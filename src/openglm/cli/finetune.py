@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openglm.cli import options
+from openglm.cli import options, training
 from openglm.cli.language import say
 from openglm.cli.training import JsonLines, Progress, assignments, run_folder
 
@@ -30,17 +29,13 @@ def register(app: typer.Typer) -> None:
 
 def finetune(
     context: typer.Context,
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml")],
+    config: training.Config,
     method: Annotated[
         str | None,
         typer.Option(help=say("full, freeze, lora or ptuning.", "full、freeze、lora 或 ptuning。")),
     ] = None,
-    run: Annotated[
-        Path | None, typer.Option(help=say("Run folder; runs/NAME by default.", "运行文件夹。"))
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help=say("Continue a run.", "接着训练。"))
-    ] = False,
+    run: training.Run = None,
+    resume: training.Resume = False,
     preview: Annotated[
         int | None,
         typer.Option(
@@ -48,13 +43,9 @@ def finetune(
             help=say("Show so many examples, train nothing.", "只显示若干样本，不训练。"),
         ),
     ] = None,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help=say("Show settings, do nothing.", "只显示设置。"))
-    ] = False,
+    print_config: training.PrintConfig = False,
     device: options.Device = "auto",
-    json: Annotated[
-        bool, typer.Option("--json", help=say("One JSON line per report.", "逐行输出 JSON。"))
-    ] = False,
+    json: training.JsonReports = False,
 ) -> None:
     """Trains; the run folder holds settings, metrics, plots, checkpoints and the result."""
     from openglm.train.finetune_config import load_finetune_config

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from openglm.cli import options
+from openglm.cli import options, training
 from openglm.cli.language import say
 from openglm.cli.training import JsonLines, Progress, assignments, run_folder
 
@@ -26,20 +23,12 @@ def register(app: typer.Typer) -> None:
 
 def pretrain(
     context: typer.Context,
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml")],
-    run: Annotated[
-        Path | None, typer.Option(help=say("Run folder; runs/NAME by default.", "运行文件夹。"))
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help=say("Continue a run.", "接着训练。"))
-    ] = False,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help=say("Show settings, do nothing.", "只显示设置。"))
-    ] = False,
+    config: training.Config,
+    run: training.Run = None,
+    resume: training.Resume = False,
+    print_config: training.PrintConfig = False,
     device: options.Device = "auto",
-    json: Annotated[
-        bool, typer.Option("--json", help=say("One JSON line per report.", "逐行输出 JSON。"))
-    ] = False,
+    json: training.JsonReports = False,
 ) -> None:
     """Trains; the run folder holds settings, metrics, plots, checkpoints and the final model."""
     from openglm.train.config import load_run_config

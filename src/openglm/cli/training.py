@@ -1,17 +1,31 @@
-"""What `glm pretrain` and `glm finetune` share: overrides, run folders, a view of progress."""
+"""What `glm pretrain` and `glm finetune` share: options, run folders, a view of progress."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from openglm.cli.language import say
 from openglm.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from openglm.train.loop import Report
+
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG.toml")]
+Run = Annotated[
+    Path | None, typer.Option(help=say("Run folder; runs/NAME by default.", "运行文件夹。"))
+]
+Resume = Annotated[bool, typer.Option("--resume", help=say("Continue a run.", "接着训练。"))]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help=say("Show settings, do nothing.", "只显示设置。"))
+]
+JsonReports = Annotated[
+    bool, typer.Option("--json", help=say("One JSON line per report.", "逐行输出 JSON。"))
+]
 
 
 def run_folder(run: Path | None, config: Path, resume: bool) -> Path:
